@@ -1,0 +1,1 @@
+"""One small function per operator; each registers itself by name (`context.lowers`)."""
