@@ -1,0 +1,341 @@
+"""Numba front end, any LLVM target: Python kernels in, freestanding ELF objects out.
+
+A kernel is a Python function over raw pointers and 32-bit integers (see `primitives`). Numba types
+and lowers it; everything after that is ours, because Numba's own pipeline optimises with the
+*host's* data layout and cost model:
+
+1. `lower` runs Numba with a code generator whose triple, data layout and target machine are the
+   target's, and takes the unoptimised LLVM IR.
+2. `link` joins that IR with the generated glue, makes every symbol but the entry points internal,
+   and runs the optimiser with the target's own machine description.
+3. `emit` writes the object.
+
+Nothing here depends on the CPU of the machine that compiles: the same input gives the same bytes.
+This module (and everything it imports from Numba) is only imported when something is compiled.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba.core import codegen, compiler, types
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.errors import NumbaError
+from numba.core.registry import cpu_target
+
+from edgeseq.errors import BackendError
+
+if TYPE_CHECKING:
+    from edgeseq.target import Target
+
+_MICRO_ARCHS = ("thumb", "armv", "riscv32")
+_LOCK = threading.RLock()
+_ready = False
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What LLVM must know about a processor; the part of a `Target` that changes code."""
+
+    triple: str
+    cpu: str
+    features: tuple[str, ...]
+    isa: tuple[str, ...]
+    pic: bool
+    abi: str = ""
+
+    @classmethod
+    def of(cls, target: Target) -> Machine:
+        """The machine of a target description.
+
+        An `archive` target is linked at a fixed address by the user; a `shared` one must be
+        position independent.
+        """
+        abi = target.abi if target.triple.startswith("riscv") else ""
+        return cls(
+            triple=target.triple,
+            cpu=target.cpu,
+            features=tuple(target.features),
+            isa=tuple(target.isa),
+            pic=target.format == "shared",
+            abi=abi or "",
+        )
+
+    @property
+    def micro(self) -> bool:
+        """Whether this is a microcontroller (code size counts, no unrolling)."""
+        return self.triple.startswith(_MICRO_ARCHS)
+
+    @property
+    def avx2(self) -> bool:
+        """Whether this is an x86-64 with AVX2 (level v3 of the architecture)."""
+        v3 = self.cpu in ("x86-64-v3", "x86-64-v4") or "+avx2" in self.features
+        return self.triple.startswith("x86_64") and v3
+
+    @property
+    def neon(self) -> bool:
+        """Whether this is an AArch64, of which NEON is a part."""
+        return self.triple.startswith("aarch64") and "-neon" not in self.features
+
+    @property
+    def has_wide_multiply(self) -> bool:
+        """Whether 32 x 32 -> 64 bits is an instruction (Armv6-M has none)."""
+        return not self.triple.startswith("thumbv6m")
+
+    @property
+    def pointer_bits(self) -> int:
+        """32 or 64."""
+        return 64 if re.match(r"(x86_64|aarch64|riscv64)", self.triple) else 32
+
+
+def _initialise() -> None:
+    global _ready
+    with _LOCK:
+        if not _ready:
+            llvm.initialize_all_targets()
+            llvm.initialize_all_asmprinters()
+            _ready = True
+
+
+@functools.lru_cache(maxsize=32)
+def target_machine(machine: Machine) -> Any:
+    """LLVM's description of `machine`.
+
+    Raises BackendError when this LLVM does not know the triple.
+    """
+    _initialise()
+    try:
+        target = llvm.Target.from_triple(machine.triple)
+    except RuntimeError as error:
+        raise BackendError(
+            f"LLVM has no code generator for the triple {machine.triple!r} ({error})",
+            where="target file, key `triple`",
+            fix="correct it; LLVM's names are like "
+            "thumbv7em-none-eabi, aarch64-unknown-linux-gnu, x86_64-unknown-linux-gnu",
+        ) from error
+    return target.create_target_machine(
+        cpu=machine.cpu,
+        features=",".join(machine.features),
+        opt=3,
+        reloc="pic" if machine.pic else "static",
+        codemodel="small" if machine.pointer_bits == 64 else "default",
+        abiname=machine.abi,
+    )
+
+
+class _Library(codegen.CPUCodeLibrary):
+    """Collects IR and leaves optimisation to `link`."""
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        ll_module.data_layout = self._codegen._data_layout
+
+    def _optimize_final_module(self) -> None:
+        """Left to `link`."""
+
+    def _finalize_specific(self) -> None:
+        """Nothing to load."""
+
+
+class _Codegen(codegen.CPUCodegen):
+    """Numba's code generator with the triple and data layout of `machine`."""
+
+    _library_class = _Library
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self._machine_tm = target_machine(machine)
+        super().__init__("edgeseq")
+
+    def _init(self, llvm_module: Any) -> None:
+        self._tm = self._machine_tm
+        self._tm_features = ",".join(self.machine.features)
+        self._target_data = self._tm.target_data
+        self._data_layout = str(self._target_data)
+
+    def _create_empty_module(self, name: str) -> ir.Module:
+        module = ir.Module(name)
+        module.triple = self.machine.triple
+        module.data_layout = str(self._machine_tm.target_data)
+        return module
+
+    def _add_module(self, module: Any) -> None:
+        """Nothing is loaded into this process."""
+
+    def magic_tuple(self) -> tuple[str, ...]:
+        return (self.machine.triple, self.machine.cpu, *self.machine.features)
+
+
+@functools.lru_cache(maxsize=32)
+def _context(machine: Machine) -> Any:
+    _initialise()
+    return cpu_target.target_context.subtarget(_internal_codegen=_Codegen(machine))
+
+
+_NUMBA_SYMBOL = re.compile(r"@(?:\"(?P<quoted>_ZN[^\"]+)\"|(?P<plain>_ZN[\w.$]+))")
+
+
+#: Where a wrapper's attributes go; decided when its callers are known.
+_SLOT = "EDGESEQ_ATTRIBUTES"
+#: "no-builtins" keeps LLVM from turning loops into calls of memcpy and memset.
+ATTRIBUTES = (
+    'attributes #90 = { nounwind "no-builtins" "no-jump-tables"="true" }\n'
+    'attributes #91 = { nounwind optsize "no-builtins" "no-jump-tables"="true" }\n'
+)
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A kernel as unoptimised LLVM IR under the name `name`, returning nothing."""
+
+    name: str
+    text: str
+    arguments: tuple[str, ...]
+
+    def ir(self, *, shared: bool, small: bool) -> str:
+        """The IR text.
+
+        Args:
+            shared: called from several places: keep one copy instead of inlining it.
+            small: prefer size where it costs no inner loop.
+        """
+        words = ["noinline" if shared else "alwaysinline", "#91" if small else "#90"]
+        return self.text.replace(_SLOT, " ".join(words))
+
+
+@global_compiler_lock
+def lower(
+    function: Callable[..., None], arguments: tuple[str, ...], name: str, machine: Machine
+) -> Lowered:
+    """Compile a Python kernel to LLVM IR for `machine`.
+
+    `arguments` holds 'ptr' or 'i32' per parameter. The kernel must return nothing and raise
+    nothing. The IR holds one function, `name`, with Numba's calling convention hidden behind a
+    wrapper, so that the optimiser inlines it away.
+
+    Raises BackendError when Numba rejects the kernel.
+    """
+    context = _context(machine)
+    signature = tuple(types.voidptr if a == "ptr" else types.int32 for a in arguments)
+    flags = compiler.Flags()
+    flags.no_compile = True
+    flags.no_cpython_wrapper = True
+    flags.no_cfunc_wrapper = True
+    flags.error_model = "numpy"
+    library = context.codegen().create_library(name)
+    try:
+        result = compiler.compile_extra(
+            cpu_target.typing_context,
+            context,
+            function,
+            signature,
+            types.void,
+            flags,
+            locals={},
+            library=library,
+        )
+    except (NumbaError, TypeError, ValueError, RuntimeError) as error:
+        raise BackendError(
+            f"kernel {name!r} does not compile: {error}",
+            where=machine.triple,
+            fix="report this: a generated kernel must always compile",
+        ) from error
+    text = str(library._final_module)
+    symbol = result.fndesc.llvm_func_name
+    text = text.replace(f'"{symbol}"', f'"{name}.numba"').replace(f"@{symbol}", f"@{name}.numba")
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("@_ZN08NumbaEnv"))
+    text = re.sub(
+        r"^define i32 (@.*)\{$", r"define internal i32 \1alwaysinline #90 {", text, flags=re.M
+    )
+    kinds = ["ptr" if a == "ptr" else "i32" for a in arguments]
+    formal = ", ".join(
+        f"ptr noalias %a{i}" if k == "ptr" else f"i32 %a{i}" for i, k in enumerate(kinds)
+    )
+    wrapper = (
+        f"\ndefine void @{name}({formal}) {_SLOT} {{\n"
+        "  %ret = alloca ptr\n  %exc = alloca ptr\n"
+        f"  %code = call i32 @{name}.numba(ptr %ret, ptr %exc"
+        + "".join(f", {k} %a{i}" for i, k in enumerate(kinds))
+        + ")\n  ret void\n}\n"
+    )
+    leftover = _NUMBA_SYMBOL.search(text)
+    if leftover:
+        raise BackendError(
+            f"kernel {name!r} calls {leftover.group(0)}, which Numba did not inline",
+            where=machine.triple,
+            fix="write it with edgeseq.kernels.primitives",
+        )
+    return Lowered(name, text + wrapper, arguments)
+
+
+def link(
+    parts: Iterable[str], exports: Iterable[str], machine: Machine, library: Iterable[str] = ()
+) -> Any:
+    """Join IR texts into one optimised module in which only `exports` are visible.
+
+    `library` names functions that LLVM calls by itself (`support`); they become local symbols
+    after the optimiser, which would otherwise drop or change what nothing seems to call.
+
+    Raises:
+        BackendError: the parts do not fit together.
+    """
+    tm = target_machine(machine)
+    module: Any = None
+    for text in parts:
+        part = _parse(text, machine)
+        if module is None:
+            module = part
+        else:
+            module.link_in(part)
+    extra = tuple(library)
+    keep = {*exports, *extra}
+    for function in module.functions:
+        if not function.is_declaration and function.name not in keep:
+            function.linkage = llvm.Linkage.internal
+    options = llvm.create_pipeline_tuning_options(3)
+    # The matrix kernels are unrolled by hand; LLVM would hoist and spill whole weight blocks.
+    options.loop_unrolling = False
+    options.loop_vectorization = not machine.micro
+    options.slp_vectorization = not machine.micro
+    options.loop_interleaving = not machine.micro
+    builder = llvm.create_pass_builder(tm, options)
+    builder.getModulePassManager().run(module, builder)
+    for name in extra:
+        module.get_function(name).linkage = llvm.Linkage.internal
+    module.verify()
+    return module
+
+
+def _parse(text: str, machine: Machine) -> Any:
+    header = (
+        f'target datalayout = "{target_machine(machine).target_data}"\n'
+        f'target triple = "{machine.triple}"\n'
+        'source_filename = "edgeseq"\n'
+    )
+    body = "\n".join(
+        line
+        for line in text.splitlines()
+        if not line.startswith(("target ", "source_filename", "; ModuleID"))
+    )
+    try:
+        module = llvm.parse_assembly(header + body + "\n" + ATTRIBUTES)
+        module.verify()
+    except RuntimeError as error:
+        raise BackendError(f"generated LLVM IR is not valid: {error}") from error
+    return module
+
+
+def emit(module: Any, machine: Machine) -> bytes:
+    """The module as an ELF object."""
+    return bytes(target_machine(machine).emit_object(module))
+
+
+def assembly(module: Any, machine: Machine) -> str:
+    """The module as assembly text, for people."""
+    return str(target_machine(machine).emit_assembly(module))
