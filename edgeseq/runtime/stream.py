@@ -1,0 +1,329 @@
+"""`Stream`: an artifact folder, opened and fed with frames."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseq import manifest as _manifest
+from edgeseq.errors import ArtifactError, DataError, UsageError
+from edgeseq.runtime.backends import open_backend
+from edgeseq.runtime.convert import DTYPES, Converter, as_frames
+
+__all__ = ["Decision", "Stream"]
+
+Array = npt.NDArray[Any]
+
+# Stored elements per block: its work buffers (8 bytes an element and less) stay in a small cache.
+_BLOCK_ELEMENTS = 8_192
+_KEY = "edgeseq."
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A class, chosen.
+
+    Attributes:
+        label: its name, or its index as text if the classes have no names.
+        index: of the largest output.
+        score: softmax of the outputs at `index`, 0..1.
+    """
+
+    label: str
+    index: int
+    score: float
+
+
+class Stream:
+    """Runs a compiled step over frames, its state carried from one `push` to the next.
+
+    Any cutting of a recording into pushes gives the same outputs, bit for bit. The native step is
+    exact; ONNX Runtime and LiteRT, the fallbacks, are as close as the manifest's verification
+    says. One Stream serves one thread; any number of them may be open.
+
+    A native artifact is machine code, and its hash only shows damage: open folders you trust.
+
+    Args:
+        folder: of one tier, such as build/rpi/S.
+        backend: "auto" (the first that can run here), "native", "onnx" or "tflite".
+        windows: False: one output per frame, the state carried on. True: one output per window
+            of the length and hop the model was trained with, each computed from a reset state,
+            which is what the manifest's accuracy was measured on.
+
+    Raises:
+        ArtifactError: not an artifact, damaged, or nothing here can run it (the message says what
+            would).
+        UsageError: an unknown backend, or `windows` with a model that has none.
+
+    Attributes:
+        manifest: what the folder says about itself.
+        backend: the format that runs: "native", "onnx_int", ...
+        frames: pushed since the last reset.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], backend: str = "auto", *, windows: bool = False
+    ) -> None:
+        path = Path(folder)
+        if not path.is_dir():
+            raise ArtifactError(
+                "no such folder", where=str(path), fix="name what `edgeseq compile` wrote"
+            )
+        self.manifest = _manifest.read(path)
+        m = self.manifest
+        self._delay = m.outputs[0].delay
+        self._window, self._hop = m.outputs[0].window, m.outputs[0].hop
+        self._windows = windows
+        if windows and (self._window is None or self._delay):
+            raise UsageError(
+                "the model has no windows" if self._window is None else "the model has a delay",
+                where=str(path),
+                fix="open it without windows: it answers every frame",
+            )
+        self._runner = open_backend(path, m, backend)
+        self.backend: str = self._runner.name
+        widest = max(int(np.prod(i.shape, dtype=np.int64)) for i in m.inputs)
+        self._block = max(1, min(1024, _BLOCK_ELEMENTS // widest))
+        self._converters = [Converter(i, self._block) for i in m.inputs]
+        self._stored = [np.empty((self._block, *i.shape), DTYPES[i.dtype]) for i in m.inputs]
+        self._scales = [o.scale for o in m.outputs]
+        self._out_kinds = [(o.shape, DTYPES[o.dtype]) for o in m.outputs]
+        self._pending: list[Array] = []
+        self._forget()
+
+    # -- frames in, outputs out ------------------------------------------------------------
+
+    def push(self, frames: Any) -> Any:
+        """Feed raw frames, get the outputs they produced.
+
+        Args:
+            frames: [n, *shape] in the units of the recordings, any n, or one frame [*shape]; of
+                a model with several inputs, a mapping from each input's name to such an array.
+
+        Returns:
+            float64 [outputs, *shape], or of a model with several outputs a dict of them by name.
+            Without windows: one per frame, less the model's delay at the start. With windows: one
+            per window completed.
+
+        Raises:
+            DataError: another shape, not numbers, NaN or infinite; nothing was consumed.
+        """
+        return self._named([y * s for y, s in zip(self._push(frames), self._scales, strict=True)])
+
+    def push_stored(self, frames: Any) -> Any:
+        """Like `push`, but in and out are stored integers, as in golden.npz.
+
+        Raises:
+            DataError: another shape, or not integers in the range of the input's type.
+        """
+        stored = []
+        for info, given in zip(self.manifest.inputs, self._by_input(frames), strict=True):
+            array, dtype = as_frames(info, given), DTYPES[info.dtype]
+            if array.dtype != dtype:
+                if array.dtype.kind not in "iu" or (array.astype(dtype) != array).any():
+                    raise DataError(
+                        f"{array.dtype} values that are not all {dtype}",
+                        where=f"input {info.name!r}",
+                        fix="push stored integers here, or raw frames with push()",
+                    )
+                array = array.astype(dtype)
+            stored.append(np.ascontiguousarray(array))
+        return self._named(self._advance(stored))
+
+    def decide(self, outputs: Array) -> list[Decision]:
+        """The class each output stands for: the first largest one.
+
+        Args:
+            outputs: [n, classes], as `push` returned them.
+
+        Raises:
+            DataError: not of that shape.
+        """
+        labels = self.manifest.outputs[0].labels
+        array = np.asarray(outputs, np.float64)
+        if array.ndim != 2 or (labels and array.shape[1] != len(labels)):
+            raise DataError(
+                f"got shape {list(array.shape)}",
+                where="decide",
+                fix=f"give outputs of shape [n, {len(labels) or 'classes'}]",
+            )
+        chosen = array.argmax(axis=1)
+        powers = np.exp(array - array.max(axis=1, keepdims=True, initial=-np.inf))
+        scores = powers.max(axis=1, initial=0.0) / powers.sum(axis=1)
+        return [
+            Decision(labels[i] if labels else str(i), i, float(s))
+            for i, s in zip(map(int, chosen), scores, strict=True)
+        ]
+
+    @property
+    def positions(self) -> npt.NDArray[np.int64]:
+        """For each output of the latest push, the index of the input frame it belongs to.
+
+        Counted from 0 at the last reset; of a window, its last frame.
+        """
+        return np.asarray(self._answered, np.int64)
+
+    # -- state -----------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Back to how it was when opened."""
+        self._runner.reset()
+        self._forget()
+
+    def state(self) -> dict[str, Array]:
+        """Everything carried, as named arrays that `numpy.savez` takes; opaque otherwise."""
+        own: dict[str, Array] = {
+            "model": np.array(self.manifest.model.digest or self.manifest.name),
+            "backend": np.array(self.backend),
+            "counters": np.array([self.frames, self._skip], np.int64),
+        }
+        own |= {f"pending.{i}": x.copy() for i, x in enumerate(self._pending)}
+        return {_KEY + k: v for k, v in own.items()} | self._runner.state()
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Take back what `state` returned, here or in another process.
+
+        Raises:
+            DataError: it is from another model, backend or way of opening; nothing was changed.
+        """
+        arrays = {k: np.asarray(v) for k, v in state.items()}
+        mine = self.state()
+        for key in ("model", "backend"):
+            given = arrays.get(_KEY + key)
+            if given is None or str(given) != str(mine[_KEY + key]):
+                raise DataError(
+                    f"is of {key} {str(given)!r}, this is {str(mine[_KEY + key])!r}",
+                    where="state",
+                    fix="restore the state of a Stream of the same artifact and backend",
+                )
+        counters = arrays.get(_KEY + "counters")
+        pending = [arrays.get(f"{_KEY}pending.{i}") for i in range(len(self._pending))]
+        fits = counters is not None and counters.dtype == np.int64 and counters.shape == (2,)
+        fits = fits and counters is not None and bool((counters >= 0).all())
+        for mine_one, given in zip(self._pending, pending, strict=True):
+            fits = fits and (
+                given is not None
+                and given.dtype == mine_one.dtype
+                and given.shape[1:] == mine_one.shape[1:]
+                and len(given) < ((self._window or 1) if self._windows else 1)
+            )
+        if not fits:
+            raise DataError(
+                "does not fit how this Stream was opened",
+                where="state",
+                fix="open it with the same `windows` as the Stream that gave the state",
+            )
+        self._runner.restore({k: v for k, v in arrays.items() if not k.startswith(_KEY)})
+        assert counters is not None
+        self.frames, self._skip = (int(c) for c in counters)
+        self._pending = [p.copy() for p in pending if p is not None]
+        self._answered = range(0)
+
+    # -- internals -------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        self.frames = 0
+        self._answered = range(0)
+        self._skip = 0  # frames to drop before the next window begins (hop longer than window)
+        self._pending = [np.empty((0, *i.shape), DTYPES[i.dtype]) for i in self.manifest.inputs]
+
+    def _by_input(self, frames: Any) -> list[Any]:
+        inputs = self.manifest.inputs
+        if type(frames) is not np.ndarray and isinstance(frames, Mapping):
+            if set(frames) != {i.name for i in inputs}:
+                raise DataError(
+                    f"has inputs {sorted(map(str, frames))}",
+                    where="push",
+                    fix=f"give exactly {', '.join(i.name for i in inputs)}",
+                )
+            return [frames[i.name] for i in inputs]
+        if len(inputs) != 1:
+            raise DataError(
+                "the model has several inputs",
+                where="push",
+                fix=f"push a mapping of {', '.join(i.name for i in inputs)} to their frames",
+            )
+        return [frames]
+
+    def _push(self, frames: Any) -> list[Array]:
+        raw = [
+            as_frames(info, given)
+            for info, given in zip(self.manifest.inputs, self._by_input(frames), strict=True)
+        ]
+        n = self._count(raw)
+        if n > self._block:
+            # Everything is converted before anything runs: a bad frame must not leave half of
+            # the push consumed.
+            stored = [np.empty(x.shape, s.dtype) for x, s in zip(raw, self._stored, strict=True)]
+        else:
+            stored = [s[:n] for s in self._stored]
+        if any(x.dtype == np.float64 for x in raw):  # narrower values cannot overflow
+            with np.errstate(over="ignore"):
+                self._convert(raw, stored, n)
+        else:
+            self._convert(raw, stored, n)
+        return self._advance(stored)
+
+    def _convert(self, raw: list[Array], stored: list[Array], n: int) -> None:
+        for start in range(0, n, self._block):
+            stop = start + self._block
+            for convert, x, s in zip(self._converters, raw, stored, strict=True):
+                convert.store(x[start:stop], s[start:stop], self.frames + start)
+
+    def _count(self, arrays: Sequence[Array]) -> int:
+        n = len(arrays[0])
+        if len(arrays) > 1 and any(len(a) != n for a in arrays):
+            raise DataError(
+                f"the inputs have {', '.join(str(len(a)) for a in arrays)} frames",
+                where="push",
+                fix="give every input the same number of frames",
+            )
+        return n
+
+    def _advance(self, stored: list[Array]) -> list[Array]:
+        n = self._count(stored)
+        if self._windows:
+            return self._advance_windows(stored, n)
+        outputs = [np.empty((n, *shape), dtype) for shape, dtype in self._out_kinds]
+        if n:
+            self._runner.run(stored, outputs)
+        first = self.frames
+        self.frames += n
+        drop = min(max(self._delay - first, 0), n)
+        self._answered = range(first + drop - self._delay, first + n - self._delay)
+        return [y[drop:] for y in outputs] if drop else outputs
+
+    def _advance_windows(self, stored: list[Array], n: int) -> list[Array]:
+        assert self._window is not None
+        window, hop = self._window, self._hop or self._window
+        skipped = min(self._skip, n)
+        buffers = [
+            np.concatenate([p, x[skipped:]]) for p, x in zip(self._pending, stored, strict=True)
+        ]
+        base = self.frames + n - len(buffers[0])
+        starts = range(0, len(buffers[0]) - window + 1, hop)
+        outputs = [np.empty((len(starts), *shape), dtype) for shape, dtype in self._out_kinds]
+        steps = [np.empty((window, *shape), dtype) for shape, dtype in self._out_kinds]
+        for row, start in enumerate(starts):
+            self._runner.reset()
+            self._runner.run([b[start : start + window] for b in buffers], steps)
+            for y, values in zip(outputs, steps, strict=True):
+                y[row] = values[-1]
+        after = len(starts) * hop
+        self._skip += max(after - len(buffers[0]), 0) - skipped
+        self._pending = [b[after:].copy() for b in buffers]
+        self.frames += n
+        first = base + window - 1
+        self._answered = range(first, first + len(starts) * hop, hop)
+        return outputs
+
+    def _named(self, outputs: list[Array]) -> Any:
+        if len(outputs) == 1:
+            return outputs[0]
+        return {o.name: y for o, y in zip(self.manifest.outputs, outputs, strict=True)}
