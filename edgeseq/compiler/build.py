@@ -1,0 +1,360 @@
+"""`compile_project` and `compile_model`: from data or a model file to artifact folders."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgeseq.compiler.candidate import Candidate, make_candidate, verify_candidate
+from edgeseq.compiler.describe import candidate_info, file_infos, manifest_of
+from edgeseq.compiler.folder import ensure_writable, new_folder, remove_leftovers
+from edgeseq.compiler.models import Model, Progress, Silent, imported_model, trained_models
+from edgeseq.compiler.placed import Placed, place, shortfall
+from edgeseq.compiler.runtimes import Files, write_runtime_files
+from edgeseq.config import Compile, Config, Quant
+from edgeseq.emit import Job, format_of
+from edgeseq.emit.golden import Golden, make_golden, write_golden
+from edgeseq.errors import ArtifactError, BudgetError, GraphError
+from edgeseq.ir.graph import Graph
+from edgeseq.ir.text import to_text
+from edgeseq.manifest import MANIFEST, FormatInfo, Manifest, write
+from edgeseq.manifest import Candidate as CandidateInfo
+from edgeseq.passes import Watch
+from edgeseq.quant import QuantOptions
+from edgeseq.target import Target, Tier
+
+__all__ = ["Built", "Settings", "compile_model", "compile_project", "settings_of"]
+
+GOLDEN_FRAMES = 256
+GRAPH_FILE = "model.graph"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to compile, wherever the model comes from.
+
+    Attributes:
+        quant: widths and calibration.
+        tiers: names of the tiers to fill, each of which must be met; empty means every tier of the
+            target that some candidate fits (at least one).
+        formats: "native", "onnx", "tflite".
+        floor: least test accuracy of the integer model, 0..1.
+        drop: most test accuracy the integer model may lose against float, 0..1.
+        steps: of real data compared bit for bit.
+    """
+
+    quant: QuantOptions = field(default_factory=QuantOptions)
+    tiers: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ("native", "onnx", "tflite")
+    floor: float = 0.0
+    drop: float = 0.02
+    steps: int = 1000
+
+
+@dataclass
+class Built:
+    """What was made for one target.
+
+    Attributes:
+        target: the target.
+        folder: OUT/TARGET.
+        manifests: of the tiers that were filled, smallest first.
+        missed: why the other tiers were not, by name.
+    """
+
+    target: Target
+    folder: Path
+    manifests: list[Manifest] = field(default_factory=list)
+    missed: dict[str, str] = field(default_factory=dict)
+
+
+def compile_project(
+    config: Config,
+    targets: Sequence[Target],
+    out: Path,
+    *,
+    work: Path,
+    dump: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Built]:
+    """Train what needs training, then compile, verify and report for every target.
+
+    Args:
+        config: the settings.
+        targets: at least one.
+        out: folders are written as OUT/TARGET/TIER.
+        work: folder that keeps trained models between calls.
+        dump: write the Graph as text after every pass into this folder.
+        progress: told the stages.
+
+    Raises:
+        EdgeseqError: the first thing that went wrong; what stood in `out` before stays.
+    """
+    watching = progress or Silent()
+    _check_tiers(targets, config.compile.tiers)
+    ensure_writable(out)
+    settings = settings_of(config.quant, config.compile)
+    models = trained_models(config, work, watching)
+    return _build(models, targets, out, settings, dump, watching)
+
+
+def compile_model(
+    path: Path,
+    targets: Sequence[Target],
+    out: Path,
+    *,
+    calib: str | Path,
+    name: str,
+    settings: Settings | None = None,
+    dump: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Built]:
+    """Compile a model made elsewhere, saved with ``torch.export.save``.
+
+    Args:
+        path: the `.pt2` file; it is parsed, never executed.
+        targets: at least one.
+        out: folders are written as OUT/TARGET/TIER.
+        calib: frames to calibrate and verify with.
+        name: prefix of the C functions, a C identifier.
+        settings: how to compile.
+        dump: write the Graph as text after every pass into this folder.
+        progress: told the stages.
+
+    Raises:
+        EdgeseqError: the first thing that went wrong; what stood in `out` before stays.
+    """
+    watching, settings = progress or Silent(), settings or Settings()
+    if not (name.isidentifier() and name.isascii()):
+        raise GraphError(
+            f"the name {name!r} is not a C identifier",
+            where=str(path),
+            fix="give one with --name: letters, digits and underscores",
+        )
+    _check_tiers(targets, settings.tiers)
+    ensure_writable(out)
+    watching.stage(f"reading {path.name}")
+    model = imported_model(path, calib, name, settings.steps)
+    return _build([model], targets, out, settings, dump, watching)
+
+
+def settings_of(quant: Quant, table: Compile) -> Settings:
+    """`Settings` from the tables ``[quant]`` and ``[compile]`` of a settings file."""
+    return Settings(
+        quant=QuantOptions(
+            weight_bits=quant.weight_bits,
+            activation_bits=quant.activation_bits,
+            method=quant.calibration,
+            snr=quant.snr_db,
+        ),
+        tiers=table.tiers,
+        formats=table.formats,
+        floor=table.accuracy_floor,
+        drop=table.max_accuracy_drop,
+        steps=table.verify_steps,
+    )
+
+
+def _check_tiers(targets: Sequence[Target], tiers: Sequence[str]) -> None:
+    for target in targets:
+        for tier in tiers:
+            target.tier(tier)
+
+
+def _watch(dump: Path | None, name: str) -> Watch | None:
+    if dump is None:
+        return None
+    folder = dump / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ArtifactError(
+            f"cannot write here: {e.strerror}", where=str(folder), fix="choose another --dump"
+        ) from e
+    count = 0
+
+    def watch(after: str, graph: Graph) -> None:
+        nonlocal count
+        (folder / f"{count:02d}-{after}.txt").write_text(
+            to_text(graph, data=False), encoding="utf-8"
+        )
+        count += 1
+
+    return watch
+
+
+def _build(
+    models: list[Model],
+    targets: Sequence[Target],
+    out: Path,
+    settings: Settings,
+    dump: Path | None,
+    progress: Progress,
+) -> list[Built]:
+    made = [make_candidate(m, settings.quant, progress, _watch(dump, m.name)) for m in models]
+    made.sort(key=lambda c: c.rank, reverse=True)
+    with tempfile.TemporaryDirectory(prefix="edgeseq-") as temporary:
+        session = _Session(made, settings, Path(temporary), progress)
+        return [session.build(target, out) for target in targets]
+
+
+class _Session:
+    """One call: candidates are verified and their shared files written once, when first chosen."""
+
+    def __init__(
+        self, made: list[Candidate], settings: Settings, temporary: Path, progress: Progress
+    ) -> None:
+        self.made, self.settings, self.progress = made, settings, progress
+        self._temporary = temporary
+        self._files: dict[str, Files] = {}
+
+    def build(self, target: Target, out: Path) -> Built:
+        """Fill the tiers of `target`."""
+        built = Built(target, out / target.name)
+        wanted = [target.tier(t) for t in self.settings.tiers] or list(target.tiers.values())
+        placed: dict[str, Placed] = {}
+        chosen: list[tuple[Tier, Placed, dict[str, str]]] = []
+        for tier in wanted:
+            reasons: dict[str, str] = {}
+            for candidate in self.made:
+                name = candidate.model.name
+                if name not in placed:
+                    placed[name] = place(candidate, target, self.progress, self.settings.steps)
+                short = shortfall(placed[name], tier)
+                if short is None:
+                    chosen.append((tier, placed[name], reasons))
+                    break
+                reasons[name] = short
+            else:
+                built.missed[tier.name] = "; ".join(f"{k} {v}" for k, v in reasons.items())
+        if (self.settings.tiers and built.missed) or not chosen:
+            tier_name, reason = next(iter(built.missed.items()))
+            raise BudgetError(
+                f"no model fits tier {tier_name}: {reason}",
+                where=f"target {target.name}",
+                fix="train a smaller candidate ([model] hidden), or choose a larger tier",
+            )
+        remove_leftovers(built.folder)
+        for tier, winner, reasons in chosen:
+            files = self._shared(winner.candidate, target)
+            self._check_accuracy(winner.candidate, target)
+            infos = [
+                candidate_info(
+                    c,
+                    placed.get(c.model.name),
+                    c is winner.candidate,
+                    reasons.get(c.model.name)
+                    or (
+                        "the most accurate that fits, by validation accuracy"
+                        if c is winner.candidate
+                        else "fits or was not tried: a more accurate one fits"
+                    ),
+                )
+                for c in self.made
+            ]
+            self.progress.stage(f"{winner.candidate.model.name}: writing {target.name}/{tier.name}")
+            built.manifests.append(self._write(winner, target, tier, built.folder, files, infos))
+        for stale in set(target.tiers) - {t.name for t, _, _ in chosen}:
+            # A tier that is no longer met must not look finished.
+            shutil.rmtree(built.folder / stale, ignore_errors=True)
+        return built
+
+    def _shared(self, candidate: Candidate, target: Target) -> Files:
+        name = candidate.model.name
+        if name not in self._files:
+            verify_candidate(candidate, self.progress, self.settings.steps)
+            folder = self._temporary / name
+            folder.mkdir()
+            self._files[name] = write_runtime_files(
+                candidate, target, self.settings.formats, folder, self.progress, self.settings.steps
+            )
+        return self._files[name]
+
+    def _check_accuracy(self, candidate: Candidate, target: Target) -> None:
+        float_, integer = (candidate.results[f].value for f in ("float", "integer"))
+        if float_ is None or integer is None:
+            return
+        where = f"target {target.name}, model {candidate.model.name}"
+        if integer < self.settings.floor:
+            raise BudgetError(
+                f"the integer model reaches {integer:.2%} on the test set, below the floor of "
+                f"{self.settings.floor:.2%}",
+                where=where,
+                fix="train a better model, or lower [compile] accuracy_floor",
+            )
+        if float_ - integer > self.settings.drop:
+            raise BudgetError(
+                f"the integer model loses {100 * (float_ - integer):.2f} points against float, "
+                f"more than the {100 * self.settings.drop:.2f} allowed",
+                where=where,
+                fix="use 16-bit weights or activations ([quant]), or raise max_accuracy_drop",
+            )
+
+    def _write(
+        self,
+        winner: Placed,
+        target: Target,
+        tier: Tier,
+        parent: Path,
+        files: Files,
+        infos: list[CandidateInfo],
+    ) -> Manifest:
+        candidate = winner.candidate
+        with new_folder(parent / tier.name) as folder:
+            kinds = dict(files.kinds)
+            for path in sorted(files.folder.iterdir()):
+                shutil.copyfile(path, folder / path.name)
+            golden = make_golden(
+                candidate.integer, [x[0, :GOLDEN_FRAMES] for x in candidate.stored_frames()]
+            )
+            write_golden(golden, folder / "golden.npz")
+            (folder / GRAPH_FILE).write_text(to_text(candidate.integer), encoding="utf-8")
+            kinds |= {"golden.npz": "golden frames", GRAPH_FILE: "integer step, as text"}
+            formats = list(files.formats)
+            if "native" in self.settings.formats:
+                formats.append(self._native(winner, target, folder, golden))
+            manifest = manifest_of(
+                winner,
+                target,
+                tier,
+                floor=self.settings.floor or None,
+                formats=formats,
+                files=file_infos(folder, kinds),
+                checks=[*candidate.checks, *winner.checks],
+                candidates=infos if len(infos) > 1 else [],
+                notes=self._notes(candidate),
+            )
+            write(manifest, folder / MANIFEST)
+        return manifest
+
+    def _native(self, winner: Placed, target: Target, folder: Path, golden: Golden) -> FormatInfo:
+        candidate = winner.candidate
+        job = Job(
+            folder=folder,
+            target=target,
+            real=candidate.step,
+            integer=candidate.integer,
+            compiled=winner.compiled,
+            golden=golden,
+            info={
+                "classes": list(candidate.model.labels),
+                "channels": list(candidate.model.channels),
+                "description": f"{candidate.model.name} for {target.board}",
+                "memory": winner.memory,
+                "instructions": winner.instructions,
+            },
+        )
+        written = format_of("native").write(job)
+        library = next(p for p in written if p.suffix in (".a", ".so"))
+        return FormatInfo(format="native", file=library.name)
+
+    @staticmethod
+    def _notes(candidate: Candidate) -> list[str]:
+        notes = []
+        if candidate.quantised.widened:
+            names = ", ".join(candidate.quantised.widened)
+            notes.append(f"16-bit weights, to reach the signal-to-noise ratio asked for: {names}")
+        return notes

@@ -1,0 +1,258 @@
+"""Filling the manifest of an artifact."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+import edgeseq
+from edgeseq.compiler.candidate import Candidate
+from edgeseq.compiler.placed import Placed
+from edgeseq.ir.text import to_text
+from edgeseq.ir.types import Type
+from edgeseq.manifest import (
+    Candidate as CandidateInfo,
+)
+from edgeseq.manifest import (
+    FileInfo,
+    FormatInfo,
+    InputInfo,
+    Manifest,
+    ModelInfo,
+    NodeCost,
+    OutputInfo,
+    Saturation,
+    StateInfo,
+    TargetInfo,
+    TierInfo,
+    Verification,
+    describe_file,
+)
+from edgeseq.manifest.schema import Dtype
+from edgeseq.target import Target, Tier
+
+__all__ = ["candidate_info", "file_infos", "graph_digest", "manifest_of"]
+
+_PACKAGES = (
+    "numpy",
+    "numba",
+    "llvmlite",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "ai-edge-litert",
+    "unicorn",
+)
+
+
+def manifest_of(
+    placed: Placed,
+    target: Target,
+    tier: Tier,
+    *,
+    floor: float | None,
+    formats: list[FormatInfo],
+    files: list[FileInfo],
+    checks: list[Verification],
+    candidates: list[CandidateInfo],
+    notes: list[str],
+) -> Manifest:
+    """The manifest of `placed` as the artifact of one tier."""
+    made = placed.candidate
+    return Manifest(
+        name=made.model.c_name,
+        edgeseq=edgeseq.__version__,
+        created=_created(),
+        target=TargetInfo(
+            name=target.name,
+            description=target.description,
+            board=target.board,
+            triple=target.triple,
+            cpu=target.cpu,
+            features=target.features,
+            isa=target.isa,
+            format="archive" if target.format == "archive" else "shared",
+            emulator=target.emulator,
+            clock_hz=target.clock_hz,
+            cycles_per_instruction=target.cycles_per_instruction,
+            flash_bytes=target.flash_bytes,
+            ram_bytes=target.ram_bytes,
+        ),
+        tier=TierInfo(
+            name=tier.name,
+            flash_bytes=tier.flash_bytes,
+            ram_bytes=tier.ram_bytes,
+            latency_s=tier.latency_s,
+            min_accuracy=floor,
+        ),
+        model=_model(placed),
+        inputs=tuple(_inputs(made)),
+        outputs=tuple(_outputs(made)),
+        states=tuple(_states(placed)),
+        memory=placed.memory,
+        nodes=tuple(_nodes(made)),
+        instructions_per_step=placed.instructions,
+        latency=placed.latency,
+        accuracy=tuple(made.results.values()),
+        confusion=made.confusion,
+        saturation=tuple(
+            Saturation(node=n, stores=stores, saturated=k)
+            for n, (k, stores) in made.quantised.saturated.items()
+        ),
+        verification=tuple(checks),
+        candidates=tuple(candidates),
+        formats=tuple(formats),
+        files=tuple(files),
+        versions=_versions(),
+        notes=tuple(notes),
+    )
+
+
+def candidate_info(
+    made: Candidate, placed: Placed | None, chosen: bool, reason: str
+) -> CandidateInfo:
+    """A candidate as the manifest lists it."""
+    return CandidateInfo(
+        name=made.model.name,
+        cell=made.model.cell,
+        parameters=made.parameters,
+        flash_bytes=placed.memory.flash.total if placed else None,
+        ram_bytes=placed.memory.ram.total if placed else None,
+        results=tuple(made.results.values()),
+        chosen=chosen,
+        reason=reason,
+    )
+
+
+def graph_digest(made: Candidate) -> str:
+    """SHA-256 of the integer step's text form with its constants."""
+    return hashlib.sha256(to_text(made.integer).encode()).hexdigest()
+
+
+def _created() -> str | None:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not epoch.isdecimal():
+        return None
+    return datetime.fromtimestamp(int(epoch), UTC).isoformat()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _model(placed: Placed) -> ModelInfo:
+    made = placed.candidate
+    return ModelInfo(
+        name=made.model.name,
+        source=made.model.source,
+        cell=made.model.cell,
+        parameters=made.parameters,
+        nodes=len(made.integer.nodes),
+        macs=sum(n.macs for n in _nodes(made)),
+        weight_bits=made.quantised.options.weight_bits,
+        activation_bits=made.quantised.options.activation_bits,
+        digest=graph_digest(made),
+    )
+
+
+def _nodes(made: Candidate) -> list[NodeCost]:
+    graph = made.integer
+    costs = []
+    for node in graph.nodes:
+        consts = [v for v in node.inputs if v in graph.consts]
+        macs = 0
+        if node.op == "linear":
+            rows = graph.types[node.output].size // graph.types[node.output].shape[-1]
+            macs = rows * sum(graph.consts[v].size for v in consts if graph.consts[v].ndim == 2)
+        size = sum(graph.consts[v].nbytes for v in consts) if node.op != "lut" else 0
+        costs.append(NodeCost(name=node.name, op=node.op, macs=macs, weight_bytes=size))
+    return costs
+
+
+def _dtype(t: Type) -> Dtype:
+    return cast(Dtype, t.dtype)
+
+
+def _inputs(made: Candidate) -> list[InputInfo]:
+    graph = made.integer
+    infos = []
+    for name in graph.inputs:
+        t = graph.types[name]
+        affine = graph.meta.get("input_affine", {}).get(name, {"scale": [], "offset": []})
+        fits = t.shape[-1:] == (len(made.model.channels),)
+        infos.append(
+            InputInfo(
+                name=name,
+                shape=t.shape,
+                dtype=_dtype(t),
+                scale=t.scalar_scale,
+                affine_scale=tuple(affine["scale"]),
+                affine_offset=tuple(affine["offset"]),
+                channels=made.model.channels if fits else (),
+                rate_hz=made.model.rate_hz,
+            )
+        )
+    return infos
+
+
+def _outputs(made: Candidate) -> list[OutputInfo]:
+    graph = made.integer
+    infos = []
+    for i, name in enumerate(graph.outputs):
+        t = graph.types[name]
+        last = graph.meta["emission"][name] == "last"
+        labelled = i == 0 and t.shape[-1:] == (len(made.model.labels),)
+        infos.append(
+            OutputInfo(
+                name=name,
+                shape=t.shape,
+                dtype=_dtype(t),
+                scale=t.scalar_scale,
+                labels=made.model.labels if labelled else (),
+                emission="last" if last else "frame",
+                delay=int(graph.meta.get("delay", 0)),
+                window=made.model.window if last else None,
+                hop=made.model.hop if last else None,
+            )
+        )
+    return infos
+
+
+def _states(placed: Placed) -> list[StateInfo]:
+    infos = []
+    graph = placed.candidate.integer
+    types = {s.name: graph.types[s.input] for s in graph.states}
+    for s in placed.compiled.states:
+        init = np.unique(s.init)
+        infos.append(
+            StateInfo(
+                name=s.name,
+                shape=s.shape,
+                dtype=_dtype(types[s.name]),
+                scale=types[s.name].scalar_scale,
+                bytes=s.nbytes,
+                offset=s.offset,
+                init=(int(init[0]),) if init.size == 1 else tuple(int(v) for v in s.init.ravel()),
+            )
+        )
+    return infos
+
+
+def file_infos(folder: Path, kinds: dict[str, str]) -> list[FileInfo]:
+    """Every file of `folder`, by name."""
+    return [
+        describe_file(p, kinds.get(p.name, p.suffix.removeprefix(".")))
+        for p in sorted(folder.iterdir())
+    ]

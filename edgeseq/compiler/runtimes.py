@@ -1,0 +1,237 @@
+"""ONNX and TFLite files of a candidate: written once, run in their runtimes, judged."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseq.compiler.candidate import Candidate, judge
+from edgeseq.compiler.models import Progress
+from edgeseq.emit import Job, format_of
+from edgeseq.errors import UnsupportedError
+from edgeseq.ir.graph import Graph
+from edgeseq.ir.io import from_stored
+from edgeseq.manifest import Accuracy, FormatInfo
+from edgeseq.manifest import Format as FormatName
+from edgeseq.target import Target
+from edgeseq.verify import Level, Snr, Within, compare, not_run
+
+if TYPE_CHECKING:
+    from edgeseq.emit.tflite import TfliteModel
+
+__all__ = ["LEVELS", "Files", "write_runtime_files"]
+
+Array = npt.NDArray[Any]
+
+LEVELS: dict[FormatName, Level] = {
+    "onnx_float": Within(1e-4),
+    "onnx_int": Within(0.02),
+    "tflite_int16x8": Within(0.02),
+    "tflite_int8": Snr(10.0),
+}
+"""How closely each file must follow its reference over real frames with carried states.
+
+The float file follows the real step. The others follow the integer step: their runtimes round in
+their own ways, which a recurrence carries on, so they are close but not exact. An int8 TFLite file
+has 8-bit activations where the integer step may have 16, hence a level of its own kind.
+"""
+
+_TFLITE: tuple[FormatName, ...] = ("tflite_int16x8", "tflite_int8")
+_FILES: dict[FormatName, str] = {
+    "onnx_float": "model.onnx",
+    "onnx_int": "model_int.onnx",
+    "tflite_int16x8": "model_int16x8.tflite",
+    "tflite_int8": "model_int8.tflite",
+}
+
+
+@dataclass
+class Files:
+    """Files that serve every target.
+
+    Attributes:
+        folder: where they lie.
+        formats: how to run each.
+        kinds: kind of each file by name, for the manifest.
+    """
+
+    folder: Path
+    formats: list[FormatInfo] = field(default_factory=list)
+    kinds: dict[str, str] = field(default_factory=dict)
+
+
+def write_runtime_files(
+    made: Candidate,
+    target: Target,
+    names: tuple[str, ...],
+    folder: Path,
+    progress: Progress,
+    steps: int,
+) -> Files:
+    """Write, run and judge the ONNX and TFLite files of a candidate.
+
+    What was found goes into `made.results` and `made.checks`.
+
+    Args:
+        made: the candidate.
+        target: named in the files' metadata only.
+        names: formats asked for; those without a runtime here ("native") are left to the caller.
+        folder: where the files go.
+        progress: told the stages.
+        steps: frames compared with carried states.
+
+    Raises:
+        BackendError: a runtime refuses its file.
+        VerifyError: a file breaks its level.
+    """
+    files = Files(folder)
+    job = Job(
+        folder=folder,
+        target=target,
+        real=made.step,
+        integer=made.integer,
+        info={"classes": list(made.model.labels)},
+        calibration=made.calibration_frames(),
+    )
+    for name in names:
+        if name == "native":
+            continue
+        progress.stage(f"{made.model.name}: {name.upper()} files in their runtimes")
+        try:
+            format_of(name).write(job)
+        except UnsupportedError as e:
+            for format in (f for f in LEVELS if f.startswith(name)):
+                made.results[format] = Accuracy(format=format, value=None, reason=str(e))
+                made.checks.append(not_run(_FILES[format], "-", str(LEVELS[format]), str(e)))
+            continue
+        if name == "onnx":
+            _run_onnx(made, files, steps)
+        elif name == "tflite":
+            _run_tflite(made, files, steps)
+    return files
+
+
+def _want(made: Candidate, format: FormatName, steps: int) -> tuple[str, dict[str, Array]]:
+    """Reference outputs in real units, over the first `steps` frames."""
+    names = made.integer.outputs
+    if format == "onnx_float":
+        return "real step", {n: y[:, :steps] for n, y in zip(names, made.reference, strict=True)}
+    return "integer step", {
+        n: from_stored(made.integer, n, y[:, :steps])
+        for n, y in zip(names, made.answers, strict=True)
+    }
+
+
+def _run_onnx(made: Candidate, files: Files, steps: int) -> None:
+    import onnxruntime
+
+    from edgeseq.emit.onnx import state_names
+    from edgeseq.emit.onnx_run import OnnxStep, run_onnx
+
+    graphs: dict[FormatName, Graph] = {"onnx_float": made.step, "onnx_int": made.integer}
+    for format, graph in graphs.items():
+        path = files.folder / _FILES[format]
+        inputs = [made.model.frames[:, :steps] for _ in graph.inputs]
+        outs = run_onnx(path, inputs)
+        test = made.model.test
+        logits = None
+        if test is not None:
+            step = OnnxStep(path, batch=len(test))
+            for t in range(test.x.shape[1]):
+                last = step(*[test.x[:, t] for _ in graph.inputs])
+            logits = last[0]
+        engine = f"{path.name} in ONNX Runtime {onnxruntime.__version__}"
+        _note(made, files, format, path, engine, outs, logits, steps)
+        meta = OnnxStep(path).meta
+        files.formats.append(
+            FormatInfo(
+                format=format,
+                file=path.name,
+                inputs=tuple(e["name"] for e in meta["inputs"]),
+                outputs=tuple(e["name"] for e in meta["outputs"]),
+                states=tuple(state_names(graph)),
+            )
+        )
+
+
+def _run_tflite(made: Candidate, files: Files, steps: int) -> None:
+    from edgeseq.emit.tflite import ENGINES, engine_status, read_tflite, run_tflite
+
+    # Every run is a process of its own, so that they may as well run side by side.
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        statuses = list(pool.map(engine_status, ENGINES))
+        able = [s for s in statuses if s.available]
+        models = {f: read_tflite(files.folder / _FILES[f]) for f in _TFLITE}
+        frames = made.model.frames[:, :steps]
+        runs: dict[tuple[FormatName, str], Future[Any]] = {}
+        judgements: dict[FormatName, Future[Any]] = {}
+        for format, model in models.items():
+            if able and made.model.test is not None:
+                x = [made.model.test.x for _ in model.inputs]
+                judgements[format] = pool.submit(run_tflite, model, *x, engine=able[0].engine)
+            for s in able:
+                x = [frames for _ in model.inputs]
+                runs[format, s.engine] = pool.submit(run_tflite, model, *x, engine=s.engine)
+        for format, model in models.items():
+            path = files.folder / _FILES[format]
+            _describe_tflite(files, format, path, model)
+            logits = judgements[format].result().real[0][:, -1] if format in judgements else None
+            for s in statuses:
+                against, _ = _want(made, format, steps)
+                if s.available:
+                    outs = runs[format, s.engine].result().real
+                    engine = f"{path.name} in {s.engine} {s.version}"
+                    first = s is able[0]
+                    _note(made, files, format, path, engine, outs, logits, steps, judged=not first)
+                else:
+                    stage, level = f"{path.name} in {s.engine}", str(LEVELS[format])
+                    made.checks.append(not_run(stage, against, level, s.reason))
+            if not able:
+                made.results[format] = Accuracy(
+                    format=format,
+                    value=None,
+                    bytes=path.stat().st_size,
+                    reason="neither LiteRT nor tflite-runtime is installed",
+                )
+
+
+def _describe_tflite(files: Files, format: FormatName, path: Path, model: TfliteModel) -> None:
+    files.formats.append(
+        FormatInfo(
+            format=format,
+            file=path.name,
+            inputs=tuple(t.name for t in model.inputs),
+            outputs=tuple(t.name for t in model.outputs),
+            states=tuple((s.name, f"{s.name}_next") for s in model.states),
+            signature="step",
+        )
+    )
+
+
+def _note(
+    made: Candidate,
+    files: Files,
+    format: FormatName,
+    path: Path,
+    engine: str,
+    outs: list[Array],
+    logits: Array | None,
+    steps: int,
+    *,
+    judged: bool = False,
+) -> None:
+    against, want = _want(made, format, steps)
+    got = dict(zip(want, (np.asarray(y, np.float64) for y in outs), strict=True))
+    made.checks.append(compare(engine, against, LEVELS[format], want, got))
+    files.kinds[path.name] = format
+    if not judged:
+        reference = [y[:, :steps] for y in made.reference]
+        made.results[format] = judge(
+            made, format, logits, list(got.values()), path.stat().st_size, reference
+        )

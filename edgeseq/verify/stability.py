@@ -1,0 +1,139 @@
+"""Long runs: does the integer step drift away, or oscillate on silence?
+
+Errors of a recurrent integer model feed back. A few thousand frames of test data do not show a
+slow drift or a limit cycle; 100 000 steps do, and cost little on the host kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseq.errors import VerifyError
+from edgeseq.ir.graph import Graph
+from edgeseq.ir.interp import Interpreter
+from edgeseq.ir.io import from_stored, store_prepared
+from edgeseq.manifest import Verification
+from edgeseq.verify.levels import not_run
+
+__all__ = ["LONG", "check_stability"]
+
+Array = npt.NDArray[Any]
+Runner = Callable[[list[Array]], list[Array]]
+"""Stored inputs [1, T, *shape] to stored outputs, from a reset state."""
+
+LONG = 100_000
+"""Steps of each long run."""
+
+_PERIOD = 1000
+_LOSS_DB = 3.0
+_RIPPLE = 0.01
+
+
+def check_stability(
+    step: Graph, integer: Graph, frames: list[Array], run: Runner
+) -> list[Verification]:
+    """Two runs of `LONG` carried steps.
+
+    *Drift*: 1 000 real frames over and over. The real step's answer repeats after a while; the
+    integer one's last repetition must be as close to it (within 3 dB) as its third.
+
+    *Silence*: the same number of frames of zeros, the mean of normalised inputs. Over the last
+    1 000 steps no output may swing by more than the real step's does plus 1 % of the output's range
+    over the real frames.
+
+    Args:
+        step: the real step.
+        integer: the integer step.
+        frames: prepared real frames per input, [1, T, *shape].
+        run: executes the integer step.
+
+    Raises:
+        VerifyError: it drifts or oscillates.
+    """
+    period = min(_PERIOD, frames[0].shape[1])
+    repeats = -(-LONG // period)
+    segment = [x[:, :period] for x in frames]
+    three = [np.concatenate([x] * 3, axis=1) for x in segment]
+    real = Interpreter(step).sequence(*three)
+    stored = [store_prepared(integer, v, x) for v, x in zip(integer.inputs, segment, strict=True)]
+    long = run([np.concatenate([x] * repeats, axis=1) for x in stored])
+    results = [_drift(integer, real, long, period, repeats)]
+    quiet_real = Interpreter(step).sequence(*(np.zeros_like(x) for x in three))
+    zeros = [np.zeros((1, period * repeats, *x.shape[2:]), x.dtype) for x in stored]
+    results.append(_silence(integer, real, quiet_real, run(zeros), period, repeats))
+    return results
+
+
+def _db(reference: Array, value: Array) -> float:
+    noise = float(np.mean((reference - value) ** 2))
+    signal = float(np.mean(reference**2))
+    return 300.0 if noise == 0 else 10 * float(np.log10(max(signal, 1e-300) / noise))
+
+
+def _drift(
+    integer: Graph, real: list[Array], long: list[Array], period: int, repeats: int
+) -> Verification:
+    stage, against = "drift over a long run", "real step"
+    level = f"loss below {_LOSS_DB:g} dB"
+    worst = -np.inf
+    for i, name in enumerate(integer.outputs):
+        second, third = real[i][:, period : 2 * period], real[i][:, 2 * period :]
+        if _db(third, second) < 60.0:
+            return not_run(stage, against, level, "the real model's own answer does not repeat")
+        value = from_stored(integer, name, long[i])
+        early = _db(third, value[:, 2 * period : 3 * period])
+        late = _db(third, value[:, -period:])
+        worst = max(worst, early - late)
+        if early - late > _LOSS_DB:
+            raise VerifyError(
+                f"the signal-to-noise ratio falls from {early:.1f} to {late:.1f} dB over "
+                f"{period * repeats} steps",
+                where=f"stage {stage!r}, output {name!r}",
+                fix="use 16-bit activations, or report the model",
+            )
+    return _passed(stage, against, level, period * repeats, float(worst), "dB lost")
+
+
+def _silence(
+    integer: Graph,
+    real: list[Array],
+    quiet_real: list[Array],
+    quiet: list[Array],
+    period: int,
+    repeats: int,
+) -> Verification:
+    stage, against = "silence over a long run", "real step"
+    level = f"ripple below {_RIPPLE:g} of the range"
+    worst = 0.0
+    for i, name in enumerate(integer.outputs):
+        span = float(np.ptp(real[i])) or 1.0
+        tail = from_stored(integer, name, quiet[i][:, -period:])
+        ripple = float(np.ptp(tail, axis=1).max()) / span
+        allowed = _RIPPLE + float(np.ptp(quiet_real[i][:, -period:], axis=1).max()) / span
+        worst = max(worst, ripple)
+        if ripple > allowed:
+            raise VerifyError(
+                f"swings by {ripple:.2%} of its range on silence after {period * repeats} steps, "
+                f"more than {allowed:.2%}",
+                where=f"stage {stage!r}, output {name!r}",
+                fix="use 16-bit activations, or report the model",
+            )
+    return _passed(stage, against, level, period * repeats, worst, "of the range")
+
+
+def _passed(
+    stage: str, against: str, level: str, steps: int, worst: float, unit: str
+) -> Verification:
+    return Verification(
+        stage=stage,
+        reference=against,
+        level=level,
+        steps=steps,
+        worst=worst,
+        unit=unit,
+        status="passed",
+    )
