@@ -1,0 +1,156 @@
+"""`edgeseq stream`: frames in, one JSON line per result out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeseq.cli.artifacts import one_artifact
+from edgeseq.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from edgeseq.runtime import Stream
+
+    Frames = npt.NDArray[np.float32]
+
+__all__ = ["answers", "read_lines", "stream_command"]
+
+# Frames per push of a file: large enough that the call costs nothing, small enough that results
+# appear while a long file is read.
+CHUNK = 256
+
+
+@click.command("stream")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option(
+    "--input",
+    "source",
+    required=True,
+    help="Frames: a .csv, .npy, .npz or .wav file, or - for CSV lines from standard input.",
+)
+@click.option(
+    "--windows",
+    is_flag=True,
+    help="Answer once per window the model was trained on, not for every frame.",
+)
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="What runs it: auto, native, onnx or tflite.",
+)
+def stream_command(directory: Path, source: str, windows: bool, backend: str) -> None:
+    """Run the artifact in DIRECTORY over frames and print one JSON line per output.
+
+    A line holds the frame it belongs to (counted from 0 in each sequence), the outputs and, for a
+    classifier, the class and its score. A CSV line of the input is one frame, its fields the
+    channels. From standard input each line is answered at once, so that a live sensor can be piped
+    in.
+    """
+    folder = one_artifact(directory)
+    from edgeseq.runtime import Stream
+
+    stream = Stream(folder, backend, windows=windows)
+    pieces: Iterator[tuple[int | None, Frames]]
+    if source == "-":
+        pieces = ((None, frame) for frame in read_lines(sys.stdin))
+    else:
+        pieces = _read_file(source)
+    current: int | None = None
+    for sequence, frames in pieces:
+        if sequence != current:
+            stream.reset()
+            current = sequence
+        for line in answers(stream, stream.push(frames), sequence):
+            click.echo(json.dumps(line))
+
+
+def answers(stream: Stream, outputs: Any, sequence: int | None) -> Iterator[dict[str, Any]]:
+    """What is printed for the outputs of the latest push: one dict per output."""
+    named = outputs if isinstance(outputs, dict) else {stream.manifest.outputs[0].name: outputs}
+    first = next(iter(named.values()))
+    classifies = bool(stream.manifest.outputs[0].labels) and len(named) == 1
+    decisions = stream.decide(first) if classifies else [None] * len(first)
+    for row, (position, decision) in enumerate(zip(stream.positions, decisions, strict=True)):
+        line: dict[str, Any] = {} if sequence is None else {"sequence": sequence}
+        line["frame"] = int(position)
+        if decision is not None:
+            line |= {"label": decision.label, "score": round(decision.score, 4)}
+        # Nine digits hold every stored value and its scale; more would only be noise.
+        line |= {name: [float(f"{v:.9g}") for v in y[row].ravel()] for name, y in named.items()}
+        yield line
+
+
+def _read_file(source: str) -> Iterator[tuple[int | None, Frames]]:
+    from edgeseq.data import load_frames
+
+    sequences = load_frames(source, constant_ok=True)
+    for sequence, frames in enumerate(sequences):
+        # The number is only worth saying where there are several.
+        number = sequence if len(sequences) > 1 else None
+        for start in range(0, len(frames), CHUNK):
+            yield number, frames[start : start + CHUNK]
+
+
+def read_lines(stream: Iterable[str], name: str = "standard input") -> Iterator[Frames]:
+    """Frames [1, C] float32 from CSV lines, each as soon as its line is there.
+
+    A first line that holds no number at all is a header and is skipped; empty lines are too.
+
+    Raises:
+        DataError: a field is no finite number, or a line has another number of fields than the
+            first; the message names the line.
+    """
+    import numpy as np
+
+    channels: int | None = None
+    number = 0
+    lines = iter(stream)
+    while True:
+        try:
+            line = next(lines, None)
+        except UnicodeDecodeError as error:
+            raise DataError(
+                "is not text", where=f"{name}, line {number + 1}", fix="pipe CSV lines"
+            ) from error
+        if line is None:
+            return
+        number += 1
+        fields = [field.strip() for field in line.split(",")]
+        if fields == [""]:
+            continue
+        values = [_number(field) for field in fields]
+        if channels is None and all(value is None for value in values):
+            channels = len(fields)
+            continue
+        where = f"{name}, line {number}"
+        if channels is not None and len(fields) != channels:
+            raise DataError(
+                f"has {len(fields)} fields, the lines before have {channels}",
+                where=where,
+                fix="every line is one frame: one number per channel, separated by commas",
+            )
+        channels = len(fields)
+        for field, value in zip(fields, values, strict=True):
+            if value is None or not np.isfinite(value):
+                raise DataError(
+                    f"{field!r} is not a finite number",
+                    where=where,
+                    fix="write one number per channel",
+                )
+        yield np.array([values], dtype=np.float32)
+
+
+def _number(field: str) -> float | None:
+    try:
+        return float(field)
+    except ValueError:
+        return None
