@@ -76,7 +76,7 @@ Signs = Annotated[tuple[Literal[-1, 1], ...], BeforeValidator(_to_tuple)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Project(_Table):
@@ -364,6 +364,8 @@ def _explain(error: ValidationError, tree: Mapping[str, Any], file: str) -> Conf
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "missing":
             message = "is missing"
+        elif problem["type"] in ("model_type", "model_attributes_type"):
+            message = f"is {problem['input']!r}: it must be a table"
         elif problem["type"] != "value_error":
             message = f"is {problem['input']!r}: {message[0].lower()}{message[1:]}"
         lines.append(f"{_place(location, tree)}{message}")

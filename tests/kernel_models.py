@@ -105,8 +105,8 @@ class RandomStep:
             computed = [v for v in same if v in g.producers()]
             pool = computed if computed and self.pick([0, 1, 1]) else same
             g.set_state(s, self.pick(pool))
-        outputs = self.pick([1, 1, 2])
-        g.outputs = [self.pick(self.values[-6:]) for _ in range(outputs)]
+        outputs = self.pick([1, 2, 3])
+        g.outputs = [self.pick(self.values[-8:]) for _ in range(outputs)]
 
     KINDS = ("linear", "linear", "lut", "rescale", "add", "mul", "clamp", "norm", "slice",
              "concat", "reshape", "add")  # fmt: skip

@@ -95,6 +95,8 @@ def test_cells_are_found_by_their_files() -> None:
         ("[model]\nresidual = true\n", "[model] residual needs layers"),
         ("[model]\ndropout = 1.0\n", "[model] dropout is 1.0"),
         ("[train]\nlr = true\n", "[train] lr is True"),
+        ("[train]\nlr = inf\n", "[train] lr is inf"),
+        ("[[model]]\nhidden = 3\n", "[model] is [{'hidden': 3}]: it must be a table"),
         ("[train]\nschedule = 'linear'\n", "[train] schedule is 'linear'"),
         ("[train]\nloss_frames = 101\n", "[train] loss_frames = 101 is more than [data] window"),
         ("[train.augment]\nrotate_deg = 3\n", "[train.augment] rotate_deg needs vectors"),

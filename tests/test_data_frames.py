@@ -79,6 +79,33 @@ def test_silence_can_be_streamed_but_not_calibrated_with(tmp_path: Path) -> None
         load_frames(tmp_path / "a.npy")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # numpy's, about headers of old versions
+@pytest.mark.parametrize("name", ["a.npz", "packed.npz", "a.npy", "a.wav", "a.csv"])
+def test_damage_anywhere_ends_in_one_kind_of_error(
+    tmp_path: Path, x: np.ndarray, name: str
+) -> None:
+    np.savez(tmp_path / "a.npz", x=x)
+    np.savez_compressed(tmp_path / "packed.npz", x=x)
+    np.save(tmp_path / "a.npy", x)
+    write_wav(tmp_path / "a.wav", np.clip(x, -1, 0.99), 2)
+    (tmp_path / "a.csv").write_text("a,b,c\n1,2,3\n4,5,6\n")
+    payload = (tmp_path / name).read_bytes()
+    rng = np.random.default_rng(0)
+    damaged = tmp_path / f"damaged{Path(name).suffix}"
+    for _ in range(400):
+        copy = bytearray(payload)
+        for position in rng.integers(0, len(copy), size=int(rng.integers(1, 4))):
+            copy[position] = int(rng.integers(256))
+        if rng.random() < 0.3:
+            del copy[int(rng.integers(len(copy))) :]
+        damaged.write_bytes(bytes(copy))
+        try:
+            for frames in load_frames(damaged):
+                assert np.isfinite(frames).all()
+        except DataError as error:
+            assert "damaged." in str(error)
+
+
 def test_refused(tmp_path: Path, x: np.ndarray) -> None:
     np.save(tmp_path / "pickled.npy", np.array([{}, 1], dtype=object))
     np.save(tmp_path / "nan.npy", np.where(np.arange(36).reshape(12, 3) == 7, np.nan, x))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from graphs import raw_frames, step, stored_frames
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeseq.emit import Job, format_of
@@ -22,7 +23,7 @@ from edgeseq.emit._header import c_string, comment, identifiers
 from edgeseq.emit.golden import Golden, make_golden, read_golden, write_golden
 from edgeseq.emit.linker import link_shared, make_archive, neutral_float_abi, read_archive, zig
 from edgeseq.emit.native import check_native, write_native
-from edgeseq.errors import ArtifactError, BackendError, DataError
+from edgeseq.errors import ArtifactError, BackendError, DataError, EdgeseqError
 from edgeseq.ir import Graph
 from edgeseq.ir.io import to_stored
 from edgeseq.kernels import CompiledStep, compile_step
@@ -416,6 +417,28 @@ def test_damaged_files_are_refused(build, tmp_path: Path, cut: int) -> None:
         check_native(data[:cut] if cut > 0 else data[:-9])
     with pytest.raises(ArtifactError, match="cannot read the library"):
         check_native(tmp_path / "missing.a")
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),
+    header=st.booleans(),
+)
+def test_flipped_bytes_end_in_our_errors(
+    build, tmp_path: Path, flips: list[tuple[float, int]], header: bool
+) -> None:
+    golden = tmp_path / "golden.npz"
+    write_golden(build("lstm", "cortex-m4").golden, golden)
+    library = build("gru", "rpi").files[0].read_bytes()
+    for data, read in ((library, check_native), (golden.read_bytes(), None)):
+        broken = bytearray(data)
+        for where, value in flips:
+            broken[int(where * (200 if header else len(data)))] = value
+        golden.write_bytes(broken)
+        with contextlib.suppress(EdgeseqError):
+            read(bytes(broken)) if read else read_golden(golden)
 
 
 def test_a_library_that_does_not_stand_alone_is_refused(run_zig, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_exact_holds_for_every_function_and_extreme_frames(wide: bool) -> None:
 _WORD = st.integers(-(1 << 20), 1 << 20)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(ma=_WORD, mb=_WORD, m=_WORD, s=st.integers(0, 30), seed=st.integers(0, 1 << 16))
 def test_exact_holds_for_any_multiplier(ma: int, mb: int, m: int, s: int, seed: int) -> None:
     graph = Graph("any")
@@ -97,9 +97,16 @@ def test_exact_holds_for_any_multiplier(ma: int, mb: int, m: int, s: int, seed: 
     total = graph.add_node("add", [a, b], types=[wide], ma=ma, mb=mb, s=s)
     product = graph.add_node("mul", [a, b], types=[narrow], m=m, s=s)
     again = graph.add_node("rescale", [total], types=[narrow], m=m, s=s)
-    graph.outputs += [total, product, again]
+    rng = np.random.default_rng(seed)
+    gain = graph.add_const("gain", rng.integers(-(1 << 30), 1 << 30, 8), Type((8,), "i32", 1.0))
+    bias = graph.add_const("bias", rng.integers(-30000, 30000, 8), Type((8,), "i32", 1.0))
+    norm = graph.add_node(
+        "norm", [a, gain, bias], types=[narrow], eps=1 + abs(ma) ** 3 % (1 << 60), s=max(s, 1)
+    )
+    graph.outputs += [total, product, again, norm]
     check(graph)
-    x = np.random.default_rng(seed).integers(-32768, 32768, (2, 1, 16, 8)).astype(np.int16)
+    x = rng.integers(-32768, 32768, (2, 1, 16, 8)).astype(np.int16)
+    x[0, 0, 0], x[0, 0, 1, 1:], x[0, 0, 2] = 7, -32768, x[0, 0, 2] >> 14
     want = Interpreter(graph).sequence(*x)
     got = run_onnx(emit_onnx(graph, kind="exact"), list(x.astype(np.float64)))
     for y, expected in zip(got, want, strict=True):

@@ -392,7 +392,7 @@ def test_other_archives_are_named(tmp_path: Path) -> None:
                 z.writestr(n, b"{}")
         return path
 
-    assert "older than 2.9" in refused(archive("serialized_exported_program.json"))
+    assert "older torch" in refused(archive("serialized_exported_program.json"))
     assert "TorchScript" in refused(archive("m/constants.pkl", "m/code/a.py"))
     assert "pickled checkpoint" in refused(archive("m/data.pkl"))
     assert "2 models" in refused(archive("m/models/a.json", "m/models/b.json"))

@@ -176,7 +176,7 @@ def test_wrong_inputs_are_refused() -> None:
         run(m, np.zeros((1, 3, 4)))
 
 
-# -- raw, prepared and stored --------------------------------------------------------------------------
+# -- raw, prepared and stored ----------------------------------------------------------------------
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=3))

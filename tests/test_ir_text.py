@@ -93,7 +93,7 @@ def test_without_data_long_arrays_are_hashes_and_do_not_parse() -> None:
         from_text(text)
 
 
-# -- what does not parse -----------------------------------------------------------------------------
+# -- what does not parse ---------------------------------------------------------------------------
 
 BROKEN = {
     "empty": ("", 'line 0: the text ends inside a graph'),

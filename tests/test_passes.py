@@ -101,7 +101,7 @@ def test_every_pass_is_shown_to_the_watch() -> None:
     assert [s.split()[0] for s in seen[1:]] == [p.name for p in TO_STEP]
 
 
-# -- stream ------------------------------------------------------------------------------------------
+# -- stream ----------------------------------------------------------------------------------------
 
 
 def test_a_backward_scan_cannot_stream() -> None:
@@ -150,7 +150,7 @@ def test_every_output_is_a_nodes_own(build: Callable[[Graph, str], list[str]]) -
         assert np.allclose(b if v not in g.consts else b[:, :], a, rtol=1e-6, atol=1e-6)
 
 
-# -- absorb, fuse, fold, tidy --------------------------------------------------------------------------
+# -- absorb, fuse, fold, tidy ----------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None)

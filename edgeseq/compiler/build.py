@@ -345,6 +345,10 @@ class _Session:
                 "description": f"{candidate.model.name} for {target.board}",
                 "memory": winner.memory,
                 "instructions": winner.instructions,
+                "window": candidate.model.window,
+                "hop": candidate.model.hop,
+                "rate_hz": candidate.model.rate_hz,
+                "accuracy": candidate.results["integer"].value,
             },
         )
         written = format_of("native").write(job)

@@ -235,15 +235,13 @@ def _check_frontend(made: Candidate) -> Verification:
     if module is None:
         reason = "the model file is read as data and never executed"
         return not_run(stage, against, str(_TORCH), reason)
-    import torch
+    from edgeseq.frontend.reference import run_module
 
     x = _sample(made).astype(np.float32)
-    with torch.inference_mode():
-        answer = module(torch.from_numpy(x))
-    wanted = answer if isinstance(answer, tuple) else (answer,)
+    wanted = run_module(module, x)
     names = made.model.graph.outputs
     got = Interpreter(made.model.graph, batch=len(x))(*[x for _ in made.model.graph.inputs])
-    want = {n: v.numpy() for n, v in zip(names, wanted, strict=True)}
+    want = dict(zip(names, wanted, strict=True))
     checked = compare(stage, against, _TORCH, want, dict(zip(names, got, strict=True)))
     return _steps(checked, x)
 

@@ -100,9 +100,8 @@ def trained_models(config: Config, work: Path, progress: Progress) -> list[Model
     count = max(1, min(len(train_windows), config.quant.calibration_frames // config.data.window))
     pick = np.linspace(0, len(train_windows) - 1, count).astype(int)
     unseen = [r.frames for r in data.take(parts.test)]
-    import torch
-
     from edgeseq.frontend import from_torch
+    from edgeseq.frontend.reference import as_tensor
     from edgeseq.train import train
 
     models = []
@@ -110,7 +109,7 @@ def trained_models(config: Config, work: Path, progress: Progress) -> list[Model
         name = candidate.candidate_name
         result = train(candidate, work / name, progress.training, data=data)
         progress.stage(f"{name}: reading the model")
-        example = torch.from_numpy(test.x[:1, : min(_EXAMPLE, config.data.window)])
+        example = as_tensor(test.x[:1, : min(_EXAMPLE, config.data.window)])
         graph = from_torch(result.model, example, name=name)
         models.append(
             Model(

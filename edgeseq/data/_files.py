@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import struct
+import tokenize
+import wave
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -19,6 +22,24 @@ Array = npt.NDArray[Any]
 # A declared array larger than this is refused before memory is asked for: a few bytes of a damaged
 # or hostile header would otherwise claim terabytes.
 _MAX_BYTES = 8 << 30
+
+# What zipfile, zlib, wave and numpy's header parser (it tokenises Python) raise on damaged files.
+BROKEN = (
+    EOFError,
+    KeyError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    tokenize.TokenError,
+    wave.Error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def read_npz(path: Path, required: Sequence[str]) -> dict[str, Array]:
@@ -44,7 +65,7 @@ def read_npz(path: Path, required: Sequence[str]) -> dict[str, Array]:
                 arrays[entry] = archive[entry]
     except DataError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except BROKEN as error:
         place = f", array {entry!r}" if entry else ""
         raise unreadable(path, error, place) from error
     for name in required:
@@ -71,7 +92,7 @@ def read_npy(path: Path) -> Array:
     try:
         with path.open("rb") as stream:
             return np.lib.format.read_array(stream, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError) as error:
+    except BROKEN as error:
         raise unreadable(path, error) from error
 
 

@@ -155,13 +155,17 @@ def _read_wav(path: Path) -> list[tuple[str, npt.NDArray[np.float32]]]:
                 stream.getnframes(),
             )
             payload = stream.readframes(count)
-    except (OSError, EOFError, wave.Error) as error:
+    except _files.BROKEN as error:
         raise _files.unreadable(path, error) from error
     if len(payload) != width * tracks * count:
         raise DataError(
             f"holds {len(payload)} bytes of samples, its header says {width * tracks * count}",
             where=str(path),
             fix="the file is truncated: restore it",
+        )
+    if width not in (1, 2, 3, 4):
+        raise DataError(
+            f"has samples of {8 * width} bits", where=str(path), fix="use PCM of 8 to 32 bits"
         )
     if count == 0:
         raise DataError("holds no samples", where=str(path), fix="use a longer recording")

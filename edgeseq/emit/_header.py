@@ -146,8 +146,8 @@ def _banner(
         "",
         "A step takes one frame and returns one result; between frames everything the model",
         "remembers is in its state. All arithmetic is integer. Nothing is allocated, no library",
-        "is called, no global is written: as many streams as there are states can run, from",
-        "interrupts and threads alike.",
+        "is called, no global is written, so calls with different state and scratch may run at",
+        "the same time, from threads and interrupts alike.",
         "",
         *_usage(name, n, ins, outs, labels),
         "",
@@ -164,7 +164,7 @@ def _usage(
     ports = [*(f"{p.ident}" for p in ins), *(p.ident for p in outs)]
     lines = [
         f"  static {name}_state state;      // one per stream, carried from frame to frame",
-        f"  static {name}_scratch scratch;  // working memory of a call, may be shared",
+        f"  static {name}_scratch scratch;  // working memory of a call, one per thread",
     ]
     lines += [f"  {p.ctype} {p.ident}[{p.macro}_SIZE];" for p in (*ins, *outs)]
     lines += ["", f"  {name}_reset(&state);           // before the first frame of a stream"]

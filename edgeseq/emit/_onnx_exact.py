@@ -79,7 +79,7 @@ class ExactLowering(FloatLowering):
         return self._floor_div(self.b.node("Add", tensor, self._k(1 << (s - 1))), self._k(1 << s))
 
     def _clip(self, tensor: str, lo: int, hi: int) -> str:
-        # In float64, exact for bounds within 2^53: what lies beyond stays beyond when it is rounded.
+        # In float64, exact for bounds within 2^53: what lies beyond stays there when rounded.
         # ONNX Runtime compares int64 wrongly on SSE2 (Clip, Min, Max; onnxruntime#32475).
         bounds = (self.b.const(np.float64(v), "bound") for v in (lo, hi))
         return self._cast(self.b.node("Clip", self._cast(tensor, np.float64), *bounds), np.int64)

@@ -18,6 +18,7 @@ The first frame follows a reset.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,19 @@ __all__ = ["Golden", "make_golden", "read_golden", "write_golden"]
 
 Array = npt.NDArray[Any]
 _VERSION = 1
+
+# What numpy and zipfile raise for a damaged archive, found by flipping bytes; a RuntimeError is
+# an encrypted member or a compression method zipfile does not know.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    EOFError,
+    AttributeError,
+    KeyError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -115,7 +129,7 @@ def read_golden(path: Path) -> Golden:
         # Opened here: numpy leaves the file open when it is not an archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             data = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except _DAMAGED as error:
         raise ArtifactError(
             f"cannot be read as golden data: {error}",
             where=str(path),
@@ -129,7 +143,8 @@ def read_golden(path: Path) -> Golden:
     frames = {a.shape[:1] for p in ("input", "output") for a in parts[p].values()}
     if (
         "model" not in data
-        or int(data.get("version", np.zeros(()))) != _VERSION
+        or "version" not in data
+        or not np.array_equal(data["version"], _VERSION)
         or not parts["input"]
         or len(frames) != 1
     ):

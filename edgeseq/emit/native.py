@@ -67,13 +67,9 @@ def write_native(
     library = library_name(compiled)
     if library.endswith(".so"):
         data = link_shared(compiled.object_bytes, library)
-        build = f"cc -std=c99 -O2 main.c -L. -l{compiled.name} -Wl,-rpath,'$ORIGIN' -o golden"
     else:
         stored = neutral_float_abi(compiled.object_bytes)
         data = make_archive([(f"{compiled.name}.o", stored)], [compiled.symbols])
-        build = f"arm-none-eabi-gcc -std=c99 ... main.c -L. -l{compiled.name}"
-        if not compiled.machine.triple.startswith("thumb"):
-            build = f"cc -std=c99 ... main.c -L. -l{compiled.name}"
     facts = check_native(data, library)
     if set(facts.exports) != set(compiled.symbols):
         raise BackendError(
@@ -83,7 +79,7 @@ def write_native(
         )
     texts = {
         f"{compiled.name}.h": header_text(compiled, graph, info or {}),
-        "main.c": main_text(compiled, golden.head(graph, MAIN_FRAMES), build),
+        "main.c": main_text(compiled, golden.head(graph, MAIN_FRAMES), _build(compiled)),
     }
     files = [folder / library]
     try:
@@ -98,6 +94,21 @@ def write_native(
             fix="choose a folder that can be written, on a disk with space",
         ) from error
     return files
+
+
+def _build(compiled: CompiledStep) -> str:
+    """A command that builds `main.c`, for its first comment."""
+    machine = compiled.machine
+    tail = f"main.c -L. -l{compiled.name} -o golden"
+    if library_name(compiled).endswith(".so"):
+        return f"cc -std=c99 -O2 {tail} -Wl,-rpath,'$ORIGIN'"
+    if machine.triple.startswith("thumb"):
+        return f"arm-none-eabi-gcc -std=c99 -Os -mthumb -mcpu={machine.cpu} {tail}.elf"
+    if machine.triple.startswith("riscv32"):
+        letters = [x for x in "mafdc" if f"+{x}" in machine.features]
+        arch = f"-march=rv32i{''.join(letters)} -mabi={machine.abi or 'ilp32'}"
+        return f"riscv32-unknown-elf-gcc -std=c99 -Os {arch} {tail}.elf"
+    return f"cc -std=c99 -Os {tail}"
 
 
 def _write(job: Job) -> list[Path]:
@@ -232,7 +243,7 @@ def _object_facts(data: bytes, where: str) -> NativeFacts:
                         continue
                     undefined = symbol["st_shndx"] == "SHN_UNDEF"
                     (needed if undefined else exports).append(symbol.name)
-    except (ELFError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except (ELFError, ValueError, LookupError, AttributeError, OverflowError) as error:
         raise BackendError(
             f"is not a sound ELF file: {error}", where=where, fix="compile the model again"
         ) from error

@@ -112,7 +112,7 @@ class _Machine:
         """Call a function and return when it does.
 
         Raises:
-            EmulationError: it faults, never returns, or does not restore the stack pointer.
+            EmulationError: it faults or does not restore the stack pointer.
         """
         model, engine = self.cpu, self.engine
         address, size = self.regions["stack"]
@@ -138,7 +138,9 @@ class _Machine:
             ) from error
         if engine.reg_read(model.register("SP")) != sp:
             raise EmulationError(
-                f"{function} did not restore the stack pointer", where=f"emulated {model.name}"
+                f"{function} did not restore the stack pointer",
+                where=f"emulated {model.name}",
+                fix="report this with the model that causes it",
             )
 
     def address(self, region: str) -> int:

@@ -4,9 +4,9 @@
 the pickled `sample_inputs`, and `expr_str` strings, which it evaluates. Here the first is refused,
 the second is never opened, and of the third only the recorded number (`hint`) is used.
 
-Layout (schema major version 8, torch 2.9 to 2.13): `NAME/models/model.json` holds the program,
-`NAME/data/weights/model_weights_config.json` and `NAME/data/constants/model_constants_config.json`
-say where each tensor lies, and one raw little-endian member holds each storage.
+Layout (schema major version 8, as torch 2.13 writes it): `NAME/models/model.json` holds the
+program, `NAME/data/weights/model_weights_config.json` and its like in `data/constants` say where
+each tensor lies, and one raw little-endian member holds each storage.
 """
 
 from __future__ import annotations
@@ -115,9 +115,9 @@ class _Reader:
             )
         if any(n.endswith("serialized_exported_program.json") for n in names):
             return ModelError(
-                "was saved by torch older than 2.9, whose files hold pickles",
+                "was saved by an older torch, whose files hold pickles",
                 where=archive.where,
-                fix="save it again with torch 2.9 or newer",
+                fix="save it again with torch 2.13",
             )
         if any(n.endswith("constants.pkl") or "/code/" in n for n in names):
             return UnsupportedError(
@@ -143,7 +143,7 @@ class _Reader:
             raise ModelError(
                 f"is written in schema version {major}; this reader knows {SCHEMA_MAJOR}",
                 where=self.where,
-                fix="save it again with torch 2.9 to 2.13",
+                fix="save it again with torch 2.13",
             )
         graph = top["graph_module"]["graph"]
         numbers = {k: Symbol(_sym_int(v)) for k, v in graph["sym_int_values"].items()}

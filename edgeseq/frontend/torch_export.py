@@ -55,7 +55,7 @@ def from_torch(
     Args:
         module: takes float tensors with a batch and a time axis, e.g. [batch, time, features].
         example: its input, or a tuple of them; at least 2 frames. Its length and batch are
-            examples: the Graph takes any.
+            examples: the Graph takes any. Exporting takes longer with more frames; 16 are enough.
         name: of the Graph, a C identifier.
         time_axis, batch_axis: of the inputs; found from the recurrent layers (else batch 0,
             time 1) if None. See `edgeseq.frontend.lower.lower`.

@@ -51,6 +51,7 @@ class _Glue:
         self.outputs = [f"out{i}" for i in range(len(graph.outputs))]
         self.count = 0
         self.lines: list[str] = []
+        self.block = "entry"
 
     def address(self, place: Place) -> str:
         base = f"@{place.base}" if place.base in self.plan.constants else f"%{place.base}"
@@ -63,16 +64,42 @@ class _Glue:
         return f"%t{self.count}"
 
     def call(self, call: Call) -> None:
-        for i in range(call.repeat):
-            arguments = []
-            for n, argument in enumerate(call.arguments):
-                if isinstance(argument, Place):
-                    step = call.steps[n] * i if call.steps else 0
-                    moved = Place(argument.base, argument.offset + step)
-                    arguments.append(f"ptr {self.address(moved)}")
-                else:
-                    arguments.append(f"i32 {argument}")
-            self.lines.append(f"  call void @{call.kernel.name}({', '.join(arguments)})")
+        if call.repeat > 1:
+            self.loop(call)
+            return
+        arguments = [
+            f"ptr {self.address(a)}" if isinstance(a, Place) else f"i32 {a}" for a in call.arguments
+        ]
+        self.lines.append(f"  call void @{call.kernel.name}({', '.join(arguments)})")
+
+    def loop(self, call: Call) -> None:
+        """The same call `repeat` times, its addresses advancing."""
+        self.count += 1
+        n = self.count
+        bases = [self.address(a) if isinstance(a, Place) else str(a) for a in call.arguments]
+        self.lines += [
+            f"  br label %loop{n}",
+            f"loop{n}:",
+            f"  %i{n} = phi i32 [ 0, %{self.block} ], [ %j{n}, %loop{n} ]",
+        ]
+        arguments = []
+        for k, (argument, base) in enumerate(zip(call.arguments, bases, strict=True)):
+            if isinstance(argument, Place):
+                self.lines += [
+                    f"  %o{n}.{k} = mul nsw i32 %i{n}, {call.steps[k]}",
+                    f"  %a{n}.{k} = getelementptr inbounds i8, ptr {base}, i32 %o{n}.{k}",
+                ]
+                arguments.append(f"ptr %a{n}.{k}")
+            else:
+                arguments.append(f"i32 {base}")
+        self.lines += [
+            f"  call void @{call.kernel.name}({', '.join(arguments)})",
+            f"  %j{n} = add nsw i32 %i{n}, 1",
+            f"  %c{n} = icmp slt i32 %j{n}, {call.repeat}",
+            f"  br i1 %c{n}, label %loop{n}, label %done{n}",
+            f"done{n}:",
+        ]
+        self.block = f"done{n}"
 
     def step(self) -> str:
         for call in self.plan.calls:
@@ -81,7 +108,7 @@ class _Glue:
         body = "\n".join(self.lines)
         return (
             f"define void @{self.name}_step(ptr noalias %state, ptr noalias %scratch{io}) #90 {{\n"
-            f"{body}\n  ret void\n}}\n"
+            f"entry:\n{body}\n  ret void\n}}\n"
         )
 
     def run(self) -> str:
@@ -161,7 +188,7 @@ def build_module(plan: Plan, name: str, machine: Machine, library: tuple[str, ..
     calls = [*plan.calls, *([reset_call] if reset_call else [])]
     uses: Counter[KernelSource] = Counter()
     for call in calls:
-        uses[call.kernel] += call.repeat
+        uses[call.kernel] += 1
     parts, declarations = [], []
     for kernel, count in uses.items():
         low = lowered(kernel, machine)

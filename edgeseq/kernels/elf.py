@@ -82,7 +82,7 @@ def _check_symbol(symbol: object, exports: tuple[str, ...]) -> None:
         raise BackendError(
             f"the object refers to the undefined symbol {name!r}",
             where="linker symbols",
-            fix="report this: an operation became a library call on this target",
+            fix="the core lacks an instruction for it: check `cpu` and `features` of the target",
         )
     if info["bind"] == "STB_GLOBAL" and name not in exports:
         raise BackendError(

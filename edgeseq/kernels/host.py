@@ -100,7 +100,8 @@ class HostStep:
         machine = compiled.machine
         self.compiled: CompiledStep = compiled
         empty = llvm.parse_assembly(f'target triple = "{machine.triple}"\n')
-        self._engine = llvm.create_mcjit_compiler(empty, _jit_machine(machine))
+        # One reservation for all sections: code and constants must lie within 2 GB of each other.
+        self._engine = llvm.create_mcjit_compiler(empty, _jit_machine(machine), use_lmm=True)
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(self.compiled.object_bytes))
         self._engine.finalize_object()
         reset, _, run = self.compiled.symbols

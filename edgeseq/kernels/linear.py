@@ -176,7 +176,16 @@ def saturated(value: str, bits: int) -> str:
 
 @dataclass(frozen=True)
 class GenericLinear(LinearSet):
-    """Plain loads and multiplies: any core. Weights are stored column by column of a block."""
+    """Plain loads and multiplies: any core. Weights are stored column by column of a block.
+
+    At most `longest` columns are written out per iteration.
+    """
+
+    longest: int = field(default=1)
+
+    def unroll(self, k: int) -> int:
+        steps = self.steps(k)
+        return max(u for u in range(1, self.longest + 1) if steps % u == 0)
 
     def source(self, signature: Signature) -> str:
         parameters = "".join(f", x{g}, n{g}" for g in range(len(signature.groups)))
@@ -184,20 +193,22 @@ class GenericLinear(LinearSet):
         for g, group in enumerate(signature.groups):
             xb, wb = group.x_bits // 8, group.w_bits // 8
             lines += [f"        a{r} = np.int32(0)" for r in range(self.rows)]
-            lines += [f"        x = x{g}", f"        n = n{g}", "        while n > 0:"]
-            for c in range(self.columns):
+            lines += [f"        x = x{g}", f"        n = n{g}", "        while True:"]
+            for c in range(group.unroll):
                 lines.append(f"            v = load{group.x_bits}(x, {c * xb})")
                 for r in range(self.rows):
-                    at = (c * self.rows + r) * wb
-                    lines.append(
-                        f"            a{r} = np.int32(a{r} + mul32(v, load{group.w_bits}(p, {at})))"
-                    )
+                    w = f"load{group.w_bits}(p, {(c * self.rows + r) * wb})"
+                    lines.append(f"            a{r} = np.int32(a{r} + mul32(v, {w}))")
+            step = group.unroll * self.rows * wb
             lines += [
-                f"            x = advance(x, {self.columns * xb})",
-                f"            p = advance(p, {self.columns * self.rows * wb})",
+                f"            x = advance(x, {group.unroll * xb})",
+                f"            p = advance(p, {step})",
+                f"            x = after(x, a{self.rows - 1})",
+                f"            p = after(p, a{self.rows - 1})",
                 "            n = less(n, 1)",
+                "            if n == 0:",
+                "                break",
             ]
-            step = self.columns * self.rows * wb
             if step % 4:  # multipliers lie at the next multiple of 4
                 lines.append(f"        p = advance(p, np.int32((0 - mul32(n{g}, {step})) & 3))")
             lines += group_end(self, signature, g)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeseq.errors import UnsupportedError
+from edgeseq.errors import BackendError, UnsupportedError
 from edgeseq.ir.graph import Graph, Node
 from edgeseq.ir.types import Type
 
@@ -193,6 +193,7 @@ def schedule(graph: Graph) -> list[Step]:
                 done.update(node.outputs)
                 pending.remove(node)
             continue
+        before = len(pending)
         groups: dict[int, list[tuple[list[Node], int]]] = {}
         for node in list(pending):
             if not is_loop_node(node) or not ready(node, done):
@@ -207,6 +208,12 @@ def schedule(graph: Graph) -> list[Step]:
                 groups[size].append(([node], period))
             done.update(node.outputs)
             pending.remove(node)
+        if len(pending) == before:
+            raise BackendError(
+                "depends on itself or on a value that nothing defines",
+                where=f"node {pending[0].name!r}",
+                fix="check the Graph before it is compiled",
+            )
         _append_loops(graph, steps, [g for groups_ in groups.values() for g, _ in groups_], table)
     return steps
 

@@ -23,8 +23,8 @@ def linear_set(machine: Machine) -> LinearSet:
     if machine.neon:
         return SimdLinear("neon", rows=16, columns=1, x_align=1, x_bits=16, align=16)
     # Armv6-M has eight registers that multiply: two rows fit, four would spill.
-    rows = 4 if machine.has_wide_multiply else 2
-    return GenericLinear("generic", rows=rows, columns=1, x_align=1, x_bits=None)
+    rows, longest = (4, 2) if machine.has_wide_multiply else (2, 1)
+    return GenericLinear("generic", rows=rows, columns=1, x_align=1, x_bits=None, longest=longest)
 
 
 def alignment(machine: Machine) -> int:

@@ -86,8 +86,8 @@ class Machine:
 
     @property
     def has_wide_multiply(self) -> bool:
-        """Whether 32 x 32 -> 64 bits is an instruction (Armv6-M has none)."""
-        return not self.triple.startswith("thumbv6m")
+        """Whether 32 x 32 -> 64 bits is an instruction (Armv6-M and Armv8-M Baseline have none)."""
+        return not self.triple.startswith(("thumbv6m", "thumbv8m.base"))
 
     @property
     def pointer_bits(self) -> int:

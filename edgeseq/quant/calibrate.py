@@ -29,12 +29,15 @@ class Stats:
     Attributes:
         lo, hi: least and greatest value.
         count: how many elements were seen.
+        gram: sum of ``x x^T`` over all vectors x along the last axis, of what matrix products
+            read; None of other values.
         sample: at most 65 536 magnitudes, evenly spread over what was seen.
     """
 
     lo: float = np.inf
     hi: float = -np.inf
     count: int = 0
+    gram: Array | None = None
     _parts: list[Array] = field(default_factory=list)
     _kept: int = 0
     _stride: int = 1
@@ -50,6 +53,9 @@ class Stats:
 
     def add(self, array: Array) -> None:
         """Take in another array of the value."""
+        if self.gram is not None:
+            rows = array.reshape(-1, array.shape[-1])
+            self.gram = self.gram + rows.T @ rows
         self.lo = min(self.lo, float(array.min()))
         self.hi = max(self.hi, float(array.max()))
         part = np.abs(array).ravel()[(-self.count) % self._stride :: self._stride]
@@ -78,6 +84,11 @@ def calibrate(step: Graph, frames: Sequence[Array]) -> dict[str, Stats]:
         if not np.all(np.isfinite(x)):
             raise DataError("calibration frames hold NaN or infinity", where=f"input {name!r}")
     stats: dict[str, Stats] = {}
+    for node in step.nodes:
+        if node.op == "linear":
+            for value in node.inputs[: len(node.inputs) // 2 * 2 : 2]:
+                k = step.types[value].shape[-1]
+                stats[value] = Stats(gram=np.zeros((k, k)))
 
     def observe(name: str, array: Array) -> None:
         if not np.all(np.isfinite(array)):

@@ -180,7 +180,8 @@ class _Converter:
             x = self._matrix_view(node.inputs[2 * g])
             tx = self.out.types[x]
             x_max = -INT_RANGE[tx.dtype][0]
-            q, scale = quantise_matrix(w, bits, x_max)
+            gram = self.formats.stats[node.inputs[2 * g]].gram
+            q, scale = quantise_matrix(w, bits, x_max, gram)
             dtype = "i8" if bits == 8 else "i16"
             tq = Type(tuple(q.shape), dtype, tuple(float(v) for v in scale))
             inputs += [x, self.out.add_const(node.inputs[2 * g + 1], q, tq)]

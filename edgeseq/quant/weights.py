@@ -11,6 +11,7 @@ import numpy.typing as npt
 from edgeseq.errors import QuantiseError
 from edgeseq.fixed import INT_RANGE
 from edgeseq.ir.graph import Graph, Node
+from edgeseq.quant.rounding import round_matrix
 
 __all__ = ["Proof", "prove", "quantise_matrix"]
 
@@ -19,7 +20,9 @@ Array = npt.NDArray[Any]
 _ACC_MAX = (1 << 31) - 1
 
 
-def quantise_matrix(w: Array, bits: int, x_max: int) -> tuple[Array, Array]:
+def quantise_matrix(
+    w: Array, bits: int, x_max: int, gram: Array | None = None
+) -> tuple[Array, Array]:
     """Signed integers and one scale per row, such that no row's int32 accumulator overflows.
 
     The scale is the finest for which every weight fits and ``sum |q| * x_max < 2^31``.
@@ -28,6 +31,8 @@ def quantise_matrix(w: Array, bits: int, x_max: int) -> tuple[Array, Array]:
         w: real matrix [O, K].
         bits: 8 or 16.
         x_max: greatest magnitude of the stored input (32768 or 128).
+        gram: of its inputs over calibration (`Stats.gram`), [K, K]; with it the error of the product is made
+            small (`round_matrix`), without it every weight is rounded to the nearest level.
 
     Returns:
         (q int8 or int16 [O, K], scale float64 [O]).
@@ -43,7 +48,7 @@ def quantise_matrix(w: Array, bits: int, x_max: int) -> tuple[Array, Array]:
     scale = np.maximum(top / q_max, total / budget)
     scale[scale <= np.finfo(np.float32).tiny] = 1.0  # a row of zeros
     for _ in range(64):
-        q = np.clip(np.floor(w / scale[:, None] + 0.5), -q_max, q_max)
+        q = round_matrix(w, scale, q_max, gram)
         over = np.abs(q).sum(axis=1) * x_max > _ACC_MAX
         if not over.any():
             return q.astype(np.int8 if bits == 8 else np.int16), scale

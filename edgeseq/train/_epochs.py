@@ -131,11 +131,12 @@ def run(fabric: Fabric, job: Job, report: Callable[[Event], None] | None) -> Sta
         state = _fresh(job, classifier, average)
     else:
         classifier.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
         average = dict(state["average"])
     average = {name: tensor.to(device) for name, tensor in average.items()}
     measured = _build(job).to(device)  # carries the averaged weights
     wrapped, wrapped_optimiser = fabric.setup(objective, optimiser)
+    if state["optimiser"]:  # now that the parameters are where its moments have to be
+        optimiser.load_state_dict(state["optimiser"])
     steps = settings.epochs * math.ceil(len(source) / settings.batch_size)
     began, spent, resumed_at = time.monotonic(), state["seconds"], state["step"]
 

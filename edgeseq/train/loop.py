@@ -196,7 +196,8 @@ def _listen(queue: Any, progress: Progress | None) -> None:
 def _repeatable() -> Iterator[None]:
     """Deterministic kernels inside, and the caller's generators and switches untouched after."""
     before = torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng():
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
         torch.use_deterministic_algorithms(True)
         try:
             yield
