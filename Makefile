@@ -32,8 +32,8 @@ format: setup  ## lay out the code and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup  ## measure what is claimed, beside the peers
-	$(BIN)/python -m benchmarks
+bench: setup  ## measure what is claimed, beside the peers (BENCH="host --quick" for a part)
+	$(BIN)/python -m benchmarks $(BENCH)
 
 setup: $(SETUP) $(SETUP_TFLITE)  ## make the environments (repeated when the versions change)
 

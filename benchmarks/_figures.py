@@ -81,9 +81,10 @@ class Figure:
 def table(figures: Sequence[Figure]) -> str:
     """Figures as lines of text, columns aligned."""
     results = {True: "met", False: "MISSED", None: ""}
-    rows = [_HEAD] + [(f.what, f.measured, f.required, results[f.met], f.compared) for f in figures]
+    rows: list[tuple[str, ...]] = [_HEAD]
+    rows += [(f.what, f.measured, f.required, results[f.met], f.compared) for f in figures]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD) - 1)]
-    rows.insert(1, ("-" * widths[0], *("-" * w for w in widths[1:]), "-" * len(_HEAD[-1])))
+    rows.insert(1, tuple("-" * w for w in (*widths, len(_HEAD[-1]))))
     return "\n".join(
         "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]).rstrip()
         for row in rows

@@ -41,14 +41,12 @@ def measure(quick: bool) -> list[Figure]:
         starts = [command_seconds("--help", folder=folder) for _ in range(1 + helps)][1:]
     return [
         Figure(
-            f"edgeseq compile --target cortex-m4, trained GRU-{_HIDDEN}",
+            f"edgeseq compile --target cortex-m4 (trained GRU-{_HIDDEN}, two cores)",
             median(times),
             "s",
             1,
             at_most=_COMPILE_MOST,
-            compared="two cores",
-            note=f"median of {compiles}, {min(times):.1f} to {max(times):.1f} s, "
-            f"{os.cpu_count()} cores",
+            note=f"{_spread(times, 1)}, {os.cpu_count()} cores here",
         ),
         Figure(
             "edgeseq --help",
@@ -56,6 +54,11 @@ def measure(quick: bool) -> list[Figure]:
             "s",
             2,
             at_most=_HELP_MOST,
-            note=f"median of {helps}, {min(starts):.2f} to {max(starts):.2f} s",
+            note=_spread(starts, 2),
         ),
     ]
+
+
+def _spread(seconds: list[float], digits: int) -> str:
+    low, high = (f"{t:.{digits}f}" for t in (min(seconds), max(seconds)))
+    return f"median of {len(seconds)}, {low} to {high} s" if len(seconds) > 1 else "one run"

@@ -208,3 +208,44 @@ def test_live_buffers_never_overlap(raw: list[tuple[int, int, int]], align: int)
                 low, high = sorted((a, b), key=lambda c: offsets[c.name])
                 assert offsets[low.name] + low.nbytes <= offsets[high.name]
     assert total <= sum(-(-b.nbytes // align) * align for b in buffers)
+
+
+def test_unknown_triples_are_named() -> None:
+    from edgeseq.kernels.compiled import compile_for
+    from edgeseq.kernels.toolchain import Machine
+
+    machine = Machine("nonsense-none-elf", "generic", (), ("generic",), False)
+    with pytest.raises(BackendError, match="key `triple`"):
+        compile_for(gru(), machine, "net")
+
+
+def test_cores_without_a_multiplier_are_refused() -> None:
+    """What would become a library call is an error that names the call."""
+    from edgeseq.kernels.compiled import compile_for
+    from edgeseq.kernels.toolchain import Machine
+
+    machine = Machine("riscv32-unknown-none-elf", "generic-rv32", ("+c",), ("generic",), False)
+    with pytest.raises(BackendError, match="undefined symbol '__mul"):
+        compile_for(gru(), machine, "net")
+
+
+def test_rows_of_a_matrix_share_one_call() -> None:
+    """A linear layer over many rows is a loop in the code, not a call per row."""
+    g = Graph("rows")
+    r = np.random.default_rng(2)
+    x = g.add_input("x", typed((50, 7), "i16"))
+    w = g.add_const("w", r.integers(-99, 99, (5, 7)), typed((5, 7), "i8"))
+    m = [np.full(5, 1 << 27, np.int32)]
+    g.outputs = [g.add_node("linear", [x, w], types=[typed((50, 5), "i16")], m=m, s=[32])]
+    exact_here(g)
+    assert compile_step(g, load_target("cortex-m4"), "rows").sizes["code"] < 600
+
+
+def test_attributes_never_become_code() -> None:
+    """Kernels are generated source: an attribute that is not a number must not get there."""
+    from edgeseq.errors import GraphError
+
+    g = gru()
+    next(n for n in g.nodes if n.op == "rescale").attrs["m"] = "__import__('os').getpid()"
+    with pytest.raises(GraphError):
+        compile_step(g, load_target("cortex-m4"), "net")

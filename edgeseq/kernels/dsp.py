@@ -12,7 +12,7 @@ __all__ = ["DspLinear"]
 
 #: Four columns cost 20.5 instructions in an iteration of 16 columns, 22 in one of 4; longer ones
 #: gain little and cost flash (counted on GRU 40/64).
-_MAX_UNROLL = 4
+_MAX_UNROLL = 5
 
 
 @dataclass(frozen=True)

@@ -211,13 +211,19 @@ class GenericLinear(LinearSet):
             ]
             if step % 4:  # multipliers lie at the next multiple of 4
                 lines.append(f"        p = advance(p, np.int32((0 - mul32(n{g}, {step})) & 3))")
-            lines += group_end(self, signature, g)
+            lines += group_end(self, signature, g, early=True)
         lines += block_end(self, signature)
         return "\n".join(lines)
 
 
-def group_end(kernels: LinearSet, signature: Signature, g: int) -> list[str]:
-    """Lines that requantise the accumulators a0.. of group g into y0.., and add the biases."""
+def group_end(
+    kernels: LinearSet, signature: Signature, g: int, *, early: bool = False
+) -> list[str]:
+    """Lines that requantise the accumulators a0.. of group g into y0.., and add the biases.
+
+    `early` has LLVM do it before the next group's loop instead of after it: better where there
+    are few registers, worse where one instruction joins the product and the sum.
+    """
     group = signature.groups[g]
     last = g == len(signature.groups) - 1
     lines = []
@@ -228,6 +234,8 @@ def group_end(kernels: LinearSet, signature: Signature, g: int) -> list[str]:
             carry = f"np.int32(y{r} + {bias})" if g else bias
         value = requantised(f"a{r}", f"load32(p, {4 * r})", group.shift, carry)
         lines.append(f"        y{r} = {value}")
+    if early and not last:
+        lines += [f"        p = after(p, y{r})" for r in range(kernels.rows)]
     step = 4 * kernels.rows * (2 if last and signature.bias else 1)
     lines.append(f"        p = advance(p, {step})")
     return lines

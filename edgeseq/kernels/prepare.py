@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgeseq.errors import BackendError, UnsupportedError
+from edgeseq.ir.check import check
 from edgeseq.ir.graph import Graph, Node
 from edgeseq.ir.types import Type
 
@@ -91,6 +92,7 @@ def prepare(graph: Graph) -> Graph:
 
     Raises:
         UnsupportedError: the Graph is not an integer step, or holds an operation without a kernel.
+        GraphError: the Graph breaks one of its invariants.
     """
     if not graph.is_step or not graph.is_integer:
         raise UnsupportedError(
@@ -105,6 +107,8 @@ def prepare(graph: Graph) -> Graph:
                 where=f"node {node.name!r}",
                 fix="express it with the operations of the integer table",
             )
+    # Attributes become part of generated source: they must be the plain numbers `check` asks for.
+    check(graph, after="compile")
     graph = graph.copy()
     graph.prune()
     while _sink_one(graph):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeseq.ir.graph import Graph
-from edgeseq.passes.affine import affine_of
+from edgeseq.passes.affine import affine_map
 
 __all__ = ["absorb_input_affine"]
 
@@ -33,7 +33,7 @@ def absorb_input_affine(graph: Graph) -> Graph:
             uses = graph.consumers()[value]
             if len(uses) != 1 or value in carried:
                 break
-            step = affine_of(graph, uses[0])
+            step = affine_map(graph, uses[0])
             if step is None or np.any(step[1] == 0):
                 break
             _, a, c = step

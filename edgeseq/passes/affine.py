@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from edgeseq.ir.graph import Graph, Node
 
-__all__ = ["affine_of"]
+__all__ = ["affine_map"]
 
 Array = npt.NDArray[Any]
 
 
-def affine_of(graph: Graph, node: Node) -> tuple[str, Array, Array] | None:
+def affine_map(graph: Graph, node: Node) -> tuple[str, Array, Array] | None:
     """(x, a, c) where `node` computes ``a * x + c`` element by element of the last axis.
 
     a and c have the shape of x's last axis. None where the node is no such map.

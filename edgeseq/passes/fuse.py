@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeseq.ir.graph import Graph, Node
-from edgeseq.passes.affine import affine_of
+from edgeseq.passes.affine import affine_map
 
 __all__ = ["fuse_affine"]
 
@@ -30,7 +30,7 @@ def _fuse_one(graph: Graph) -> bool:
         if linear.op != "linear" or linear.output in carried or len(uses[linear.output]) != 1:
             continue
         (user,) = uses[linear.output]
-        step = affine_of(graph, user)
+        step = affine_map(graph, user)
         if step is None or graph.types[user.output].shape != graph.types[linear.output].shape:
             continue
         _apply(graph, linear, step[1], step[2])

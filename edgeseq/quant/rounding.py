@@ -18,7 +18,8 @@ __all__ = ["round_matrix"]
 
 Array = npt.NDArray[Any]
 
-_DAMPING = 0.01
+# Of the mean activity; mean accuracy over random models is flat from 0.003 to 0.3.
+_DAMPING = 0.03
 
 
 def round_matrix(w: Array, scale: Array, q_max: int, gram: Array | None) -> Array:
