@@ -22,6 +22,7 @@ import benchmarks
 from benchmarks._figures import Figure, table
 from edgeseq.errors import EdgeseqError
 
+_SUMMARY = "Measure what edgeseq claims, beside what it is compared with. See docs/numbers.md."
 _PACKAGES = ("numpy", "numba", "torch", "onnxruntime", "ai-edge-litert", "unicorn")
 
 
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run what the command line asks for; returns the exit status."""
     found = pkgutil.iter_modules(benchmarks.__path__)
     known = [m.name for m in found if not m.name.startswith("_")]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=_SUMMARY)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, fewer models")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")

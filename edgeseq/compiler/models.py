@@ -20,6 +20,7 @@ __all__ = ["Model", "Progress", "Silent", "imported_model", "trained_models"]
 Array = npt.NDArray[Any]
 
 _CHUNK = 1000
+_FRAMES = 8192  # enough to judge by; the interpreter takes about 0.1 ms for each
 _EXAMPLE = 16
 
 
@@ -176,8 +177,10 @@ def imported_model(path: Path, calib: str | Path, name: str, verify_steps: int) 
 
 
 def _continuous(sequences: Sequence[Array], least: int) -> Array:
-    """Whole recordings one after another, [1, T, C], at least `least` frames of them."""
-    joined = np.concatenate(list(sequences))
+    """Recordings one after another, [1, T, C]: at least `least` frames, from all of them."""
+    most = max(least, _FRAMES)
+    share = -(-most // len(sequences))
+    joined = np.concatenate([s[:share] for s in sequences])[:most]
     if len(joined) < least:
         joined = np.concatenate([joined] * -(-least // len(joined)))
     return joined[None].astype(np.float64)

@@ -10,8 +10,8 @@ from edgeseq.kernels.linear import IntArray, LinearSet, Signature, block_end, gr
 
 __all__ = ["DspLinear"]
 
-#: Four columns cost 20.5 instructions in an iteration of 16 columns, 22 in one of 4; longer ones
-#: gain little and cost flash (counted on GRU 40/64).
+#: Four columns of four rows cost about 20.5 instructions in an iteration of 16 columns and 22 in
+#: one of 4 (Cortex-M4, in LLVM's assembly); longer iterations gain little and cost flash.
 _MAX_UNROLL = 5
 
 

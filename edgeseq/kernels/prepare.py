@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeseq.errors import BackendError, UnsupportedError
-from edgeseq.ir.check import check
+import numpy as np
+
+from edgeseq.errors import BackendError, GraphError, UnsupportedError
 from edgeseq.ir.graph import Graph, Node
 from edgeseq.ir.types import Type
 
@@ -92,7 +93,7 @@ def prepare(graph: Graph) -> Graph:
 
     Raises:
         UnsupportedError: the Graph is not an integer step, or holds an operation without a kernel.
-        GraphError: the Graph breaks one of its invariants.
+        GraphError: an attribute of an element-wise node is not a whole number.
     """
     if not graph.is_step or not graph.is_integer:
         raise UnsupportedError(
@@ -107,13 +108,27 @@ def prepare(graph: Graph) -> Graph:
                 where=f"node {node.name!r}",
                 fix="express it with the operations of the integer table",
             )
-    # Attributes become part of generated source: they must be the plain numbers `check` asks for.
-    check(graph, after="compile")
+    for node in graph.nodes:
+        _require_numbers(node)
     graph = graph.copy()
     graph.prune()
     while _sink_one(graph):
         graph.prune()
     return graph
+
+
+def _require_numbers(node: Node) -> None:
+    """Attributes become part of generated source, so nothing but whole numbers may get there."""
+    if node.op not in _LOOP:
+        return
+    for key in ("m", "s", "ma", "mb", "lo", "hi", "k"):
+        value = node.attrs.get(key)
+        if value is not None and not isinstance(value, int | np.integer):
+            raise GraphError(
+                f"attribute {key!r} is {value!r}, not a whole number",
+                where=f"node {node.name!r} ({node.op})",
+                fix="check the Graph before it is compiled",
+            )
 
 
 def _sink_one(graph: Graph) -> bool:

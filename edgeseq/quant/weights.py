@@ -31,8 +31,8 @@ def quantise_matrix(
         w: real matrix [O, K].
         bits: 8 or 16.
         x_max: greatest magnitude of the stored input (32768 or 128).
-        gram: of its inputs over calibration (`Stats.gram`), [K, K]; with it the error of the product is made
-            small (`round_matrix`), without it every weight is rounded to the nearest level.
+        gram: of its inputs over calibration (`Stats.gram`), [K, K]; with it the error of the
+            product is made small (`round_matrix`), without it weights are rounded to nearest.
 
     Returns:
         (q int8 or int16 [O, K], scale float64 [O]).
