@@ -187,9 +187,15 @@ def _continuous(sequences: Sequence[Array], least: int) -> Array:
 
 
 def _chunks(sequences: Sequence[Array], where: str) -> Array:
-    """Recordings cut into pieces of one length, [B, T, C]."""
-    length = min(_CHUNK, min(len(s) for s in sequences))
-    if length < 1:
-        raise DataError("a sequence is empty", where=where, fix="remove it")
+    """Recordings cut into pieces of one length, [B, T, C].
+
+    The length is the greatest, up to 1 000 frames, at which pieces cover four fifths of all frames:
+    states need long sequences to reach what they reach in use.
+    """
+    sizes = [len(s) for s in sequences if len(s)]
+    if not sizes:
+        raise DataError("holds no frames", where=where, fix="add recordings")
+    covered = {n: sum(size // n * n for size in sizes) for n in {min(_CHUNK, s) for s in sizes}}
+    length = max(n for n, frames in covered.items() if frames >= 0.8 * max(covered.values()))
     pieces = [s[i : i + length] for s in sequences for i in range(0, len(s) - length + 1, length)]
     return np.stack(pieces).astype(np.float64)

@@ -72,7 +72,7 @@ def rnn(name: str, w: Weights, h0: Array, *, fn: str) -> Graph:
     """
     body, x = _body("rnn", w)
     bound = _limit(h0) if fn == "tanh" else None
-    h = body.add_state(f"{name}.h", Type(h0.shape), h0, bound=bound)
+    h = body.add_state("h", Type(h0.shape), h0, bound=bound)
     pre = _linear(
         body, f"{name}.pre", [(x, w.w_ih, "w_ih"), (h, w.w_hh, "w_hh")], w.bias(0, w.w_ih.shape[0])
     )
@@ -93,7 +93,7 @@ def gru(name: str, w: Weights, h0: Array) -> Graph:
     """
     body, x = _body("gru", w)
     size = h0.shape[0]
-    h = body.add_state(f"{name}.h", Type((size,)), h0, bound=_limit(h0))
+    h = body.add_state("h", Type((size,)), h0, bound=_limit(h0))
     two = 2 * size
     rz = _linear(
         body,
@@ -135,8 +135,8 @@ def lstm(name: str, w: Weights, h0: Array, c0: Array, *, cell_output: bool) -> G
     size = c0.shape[0]
     # |o tanh(c)| <= 1, so a projection is bounded by the sums over its rows.
     reach = 1.0 if w.w_hr is None else float(np.abs(w.w_hr.astype(np.float64)).sum(1).max())
-    h = body.add_state(f"{name}.h", Type(h0.shape), h0, bound=_limit(h0, reach))
-    c = body.add_state(f"{name}.c", Type((size,)), c0)
+    h = body.add_state("h", Type(h0.shape), h0, bound=_limit(h0, reach))
+    c = body.add_state("c", Type((size,)), c0)
     gates = _linear(
         body, f"{name}.ifgo", [(x, w.w_ih, "w_ih"), (h, w.w_hh, "w_hh")], w.bias(0, 4 * size)
     )

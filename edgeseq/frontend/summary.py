@@ -32,7 +32,12 @@ def summarise(graph: Graph) -> dict[str, Any]:
         "inputs": {v: str(graph.types[v]) for v in graph.inputs},
         "outputs": {v: str(graph.types[v]) for v in graph.outputs},
         "layers": [n.name for n in graph.nodes if n.op == "scan"],
-        "states": {s.name: int(s.init.size) for g in graphs.values() for s in g.states},
+        "states": {
+            f"{n.name}.{s.name}": int(s.init.size)
+            for _, n in graph.walk()
+            if n.op == "scan"
+            for s in n.attrs["body"].states
+        },
         "parameters": sum(int(a.size) for g in graphs.values() for a in g.consts.values()),
         "macs_per_frame": macs,
         "operations": dict(sorted(ops.items())),
