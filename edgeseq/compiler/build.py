@@ -25,11 +25,11 @@ from edgeseq.manifest import Candidate as CandidateInfo
 from edgeseq.passes import Watch
 from edgeseq.quant import QuantOptions
 from edgeseq.target import Target, Tier
+from edgeseq.verify.artifact import GRAPH_FILE
 
 __all__ = ["Built", "Settings", "compile_model", "compile_project", "settings_of"]
 
 GOLDEN_FRAMES = 256
-GRAPH_FILE = "model.graph"
 
 
 @dataclass(frozen=True)
@@ -238,9 +238,11 @@ class _Session:
                 fix="train a smaller candidate ([model] hidden), or choose a larger tier",
             )
         remove_leftovers(built.folder)
+        for _, winner, _ in chosen:  # all of them before anything is written
+            self._shared(winner.candidate, target)
+            self._check_accuracy(winner.candidate, target)
         for tier, winner, reasons in chosen:
             files = self._shared(winner.candidate, target)
-            self._check_accuracy(winner.candidate, target)
             infos = [
                 candidate_info(
                     c,
@@ -257,9 +259,9 @@ class _Session:
             ]
             self.progress.stage(f"{winner.candidate.model.name}: writing {target.name}/{tier.name}")
             built.manifests.append(self._write(winner, target, tier, built.folder, files, infos))
-        for stale in set(target.tiers) - {t.name for t, _, _ in chosen}:
-            # A tier that is no longer met must not look finished.
-            shutil.rmtree(built.folder / stale, ignore_errors=True)
+        for missed in built.missed:
+            # What an earlier call left there was made of other models: it must not look current.
+            shutil.rmtree(built.folder / missed, ignore_errors=True)
         return built
 
     def _shared(self, candidate: Candidate, target: Target) -> Files:
