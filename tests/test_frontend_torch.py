@@ -18,6 +18,7 @@ from edgeseq.frontend.torch_export import (  # noqa: E402
     to_torch_layout,
 )
 from edgeseq.ir import Graph, check, from_text, run, to_text  # noqa: E402
+from edgeseq.passes import to_step
 
 FLOAT32 = 1e-5
 """Float32 (torch) against float64 (interpreter), relative to the largest output."""
@@ -117,7 +118,7 @@ def test_recurrent_layers(cell: str, first: bool) -> None:
 def test_lstm_with_projection() -> None:
     layer = nn.LSTM(3, 6, 2, proj_size=2, batch_first=True)
     graph = agree(Fn(lambda m, x: (lambda y, h: (y, *h))(*m.rnn(x)), rnn=layer), example(2, 6, 3))
-    state = next(s for s in graph.nodes[0].attrs["body"].states if s.name.endswith(".h"))
+    state = next(s for s in graph.nodes[0].attrs["body"].states if s.name == "h")
     rows = np.abs(layer.weight_hr_l0.detach().numpy()).sum(1).max()
     assert state.bound == pytest.approx(max(1.0, rows))
 
@@ -209,7 +210,7 @@ def test_a_layer_called_twice() -> None:
         example(2, 6, 3),
     )
     names = [n.name for _, n in graph.walk()]
-    states = [s.name for n in graph.nodes if n.op == "scan" for s in n.attrs["body"].states]
+    states = [s.name for s in to_step(graph).states]
     assert len(set(names)) == len(names) and len(set(states)) == 2
 
 

@@ -77,7 +77,10 @@ def place(candidate: Candidate, target: Target, progress: Progress, steps: int) 
         checks.append(_emulated(candidate, emulator, target.emulator, stored, steps))
         figures = emulator.measure(*(x[:_COUNTED] for x in stored))
         stack = figures.stack_bytes
-        method = f"deepest of {figures.steps} emulated steps"
+        method = (
+            f"deepest of {figures.steps} emulated steps, which wrote {figures.ram_bytes} distinct "
+            "bytes of state, scratch and stack"
+        )
         instructions = Instructions(
             mean=figures.instructions,
             largest=figures.instructions_max,
