@@ -18,7 +18,7 @@ from edgeseq.frontend.torch_export import (  # noqa: E402
     to_torch_layout,
 )
 from edgeseq.ir import Graph, check, from_text, run, to_text  # noqa: E402
-from edgeseq.passes import to_step
+from edgeseq.passes import to_step  # noqa: E402
 
 FLOAT32 = 1e-5
 """Float32 (torch) against float64 (interpreter), relative to the largest output."""
