@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from edgeseq import nn as cells  # noqa: E402
-from edgeseq.compiler.runtimes import LEVELS  # noqa: E402
+from edgeseq.compiler.runtimes import FILES, level_of  # noqa: E402
 from edgeseq.emit import Job, formats  # noqa: E402
 from edgeseq.emulate import Emulator  # noqa: E402
 from edgeseq.frontend import from_torch  # noqa: E402
@@ -102,8 +102,9 @@ def test_runtime_files_keep_their_level(cell: str, tmp_path: Path) -> None:
         "tflite_int16x8": run_tflite(tmp_path / "model_int16x8.tflite", frames).real,
         "tflite_int8": run_tflite(tmp_path / "model_int8.tflite", frames).real,
     }
-    assert set(got) == set(LEVELS)
-    for format, level in LEVELS.items():
+    assert set(got) == set(FILES)
+    for format in FILES:
+        level = level_of(format, 16)
         reference = real if format == "onnx_float" else integer
         for a, b in zip(reference, got[format], strict=True):
             assert level.passes(level.worst(a, np.asarray(b, np.float64))), format

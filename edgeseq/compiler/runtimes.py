@@ -25,30 +25,38 @@ from edgeseq.verify import Level, Snr, Within, compare, not_run
 if TYPE_CHECKING:
     from edgeseq.emit.tflite import TfliteModel
 
-__all__ = ["LEVELS", "Files", "write_runtime_files"]
+__all__ = ["FILES", "Files", "level_of", "write_runtime_files"]
 
 Array = npt.NDArray[Any]
 
-LEVELS: dict[FormatName, Level] = {
-    "onnx_float": Within(1e-4),
-    "onnx_int": Within(0.02),
-    "tflite_int16x8": Within(0.02),
-    "tflite_int8": Snr(10.0),
-}
-"""How closely each file must follow its reference over real frames with carried states.
+_CLOSE = {16: Within(0.005), 8: Within(0.02)}
 
-The float file follows the real step. The others follow the integer step: their runtimes round in
-their own ways, which a recurrence carries on, so they are close but not exact. An int8 TFLite file
-has 8-bit activations where the integer step may have 16, hence a level of its own kind.
-"""
+
+def level_of(format: FormatName, activation_bits: int) -> Level:
+    """How closely a file must follow its reference over real frames with carried states.
+
+    The float file follows the real step. The others follow the integer step: their runtimes round
+    in their own ways, by a unit here and there, which a recurrence carries on; a unit of an 8-bit
+    activation is 256 times that of a 16-bit one. An int8 TFLite file has 8-bit activations where
+    the integer step may have 16, hence a level of its own kind.
+
+    Args:
+        format: "onnx_float", "onnx_int", "tflite_int16x8" or "tflite_int8".
+        activation_bits: of the integer step, 16 or 8.
+    """
+    if format == "onnx_float":
+        return Within(1e-4)
+    return Snr(10.0) if format == "tflite_int8" else _CLOSE[activation_bits]
+
 
 _TFLITE: tuple[FormatName, ...] = ("tflite_int16x8", "tflite_int8")
-_FILES: dict[FormatName, str] = {
+FILES: dict[FormatName, str] = {
     "onnx_float": "model.onnx",
     "onnx_int": "model_int.onnx",
     "tflite_int16x8": "model_int16x8.tflite",
     "tflite_int8": "model_int8.tflite",
 }
+"""Name of each file that a runtime executes."""
 
 
 @dataclass
@@ -106,15 +114,19 @@ def write_runtime_files(
         try:
             format_of(name).write(job)
         except UnsupportedError as e:
-            for format in (f for f in LEVELS if f.startswith(name)):
+            for format in (f for f in FILES if f.startswith(name)):
                 made.results[format] = Accuracy(format=format, value=None, reason=str(e))
-                made.checks.append(not_run(_FILES[format], "-", str(LEVELS[format]), str(e)))
+                made.checks.append(not_run(FILES[format], "-", str(_level(made, format)), str(e)))
             continue
         if name == "onnx":
             _run_onnx(made, files, steps)
         elif name == "tflite":
             _run_tflite(made, files, steps)
     return files
+
+
+def _level(made: Candidate, format: FormatName) -> Level:
+    return level_of(format, made.quantised.options.activation_bits)
 
 
 def _want(made: Candidate, format: FormatName, steps: int) -> tuple[str, dict[str, Array]]:
@@ -136,7 +148,7 @@ def _run_onnx(made: Candidate, files: Files, steps: int) -> None:
 
     graphs: dict[FormatName, Graph] = {"onnx_float": made.step, "onnx_int": made.integer}
     for format, graph in graphs.items():
-        path = files.folder / _FILES[format]
+        path = files.folder / FILES[format]
         inputs = [made.model.frames[:, :steps] for _ in graph.inputs]
         outs = run_onnx(path, inputs)
         test = made.model.test
@@ -167,7 +179,7 @@ def _run_tflite(made: Candidate, files: Files, steps: int) -> None:
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         statuses = list(pool.map(engine_status, ENGINES))
         able = [s for s in statuses if s.available]
-        models = {f: read_tflite(files.folder / _FILES[f]) for f in _TFLITE}
+        models = {f: read_tflite(files.folder / FILES[f]) for f in _TFLITE}
         frames = made.model.frames[:, :steps]
         runs: dict[tuple[FormatName, str], Future[Any]] = {}
         judgements: dict[FormatName, Future[Any]] = {}
@@ -179,7 +191,7 @@ def _run_tflite(made: Candidate, files: Files, steps: int) -> None:
                 x = [frames for _ in model.inputs]
                 runs[format, s.engine] = pool.submit(run_tflite, model, *x, engine=s.engine)
         for format, model in models.items():
-            path = files.folder / _FILES[format]
+            path = files.folder / FILES[format]
             _describe_tflite(files, format, path, model)
             logits = judgements[format].result().real[0][:, -1] if format in judgements else None
             for s in statuses:
@@ -190,7 +202,7 @@ def _run_tflite(made: Candidate, files: Files, steps: int) -> None:
                     first = s is able[0]
                     _note(made, files, format, path, engine, outs, logits, steps, judged=not first)
                 else:
-                    stage, level = f"{path.name} in {s.engine}", str(LEVELS[format])
+                    stage, level = f"{path.name} in {s.engine}", str(_level(made, format))
                     made.checks.append(not_run(stage, against, level, s.reason))
             if not able:
                 made.results[format] = Accuracy(
@@ -228,7 +240,7 @@ def _note(
 ) -> None:
     against, want = _want(made, format, steps)
     got = dict(zip(want, (np.asarray(y, np.float64) for y in outs), strict=True))
-    made.checks.append(compare(engine, against, LEVELS[format], want, got))
+    made.checks.append(compare(engine, against, _level(made, format), want, got))
     files.kinds[path.name] = format
     if not judged:
         reference = [y[:, :steps] for y in made.reference]
