@@ -314,7 +314,8 @@ def load_config(path: str | Path = FILE_NAME) -> Config:
     if file.is_dir():
         file = file / FILE_NAME
     try:
-        text = file.read_text(encoding="utf-8")
+        # "-sig": some editors put a byte-order mark first.
+        text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError(
             "does not exist", where=str(file), fix="run `edgeseq init` here, or name the file"

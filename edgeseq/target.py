@@ -7,6 +7,7 @@ are data only; a file of your own is loaded by giving its path instead of a name
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -138,7 +139,7 @@ def read_target(path: Path) -> Target:
             value of the wrong type or range; the message names the file and the key.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise TargetError(
@@ -180,8 +181,9 @@ def _features(value: Any) -> str | None:
 
 
 def _isa(value: Any) -> str | None:
-    ok = _texts(value) is None and value[:1] == ["generic"]
-    return None if ok else 'a list of kernel sets that starts with "generic"'
+    ok = _texts(value) is None and value[:1] == ["generic"] and set(value) <= _KERNEL_SETS
+    known = ", ".join(sorted(_KERNEL_SETS))
+    return None if ok else f'a list of kernel sets that starts with "generic" (known: {known})'
 
 
 def _one_of(*allowed: Any) -> Callable[[Any], str | None]:
@@ -196,6 +198,10 @@ def _tables(value: Any) -> str | None:
     ok = isinstance(value, dict) and value and all(isinstance(v, dict) for v in value.values())
     return None if ok else "at least one table [tiers.NAME]"
 
+
+# "dsp" is the Armv7E-M and Armv8-M DSP extension; the others follow from the CPU.
+_KERNEL_SETS = {"generic", "dsp"}
+_FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 _Check = Callable[[Any], str | None]
 _TARGET_KEYS: dict[str, _Check] = {
@@ -241,6 +247,7 @@ class _Reader:
         for key in ("name", "triple", "cpu"):
             if not values[key]:
                 raise self._error(key, "must not be empty")
+        self._folder_name("name", values["name"])
         tiers = tuple(self._tiers(values["tiers"]))
         for tier in tiers:
             for key in ("flash_bytes", "ram_bytes"):
@@ -253,11 +260,20 @@ class _Reader:
         return Target(**values)
 
     def _tiers(self, raw: dict[str, Any]) -> Iterator[Tier]:
+        for name in raw:
+            self._folder_name(f"tiers.{name}", name)
         tiers = [
             Tier(name, **self._table(table, f"tiers.{name}.", _TIER_KEYS, _TIER_OPTIONAL))
             for name, table in raw.items()
         ]
         yield from sorted(tiers, key=lambda tier: tier.flash_bytes)
+
+    def _folder_name(self, key: str, name: str) -> None:
+        """Artifacts lie in OUT/TARGET/TIER, and nothing may be written anywhere else."""
+        if not _FOLDER_NAME.fullmatch(name):
+            raise self._error(
+                key, f"{name!r} cannot name a folder: use letters, digits, and . _ + - after them"
+            )
 
     def _table(
         self,

@@ -234,12 +234,18 @@ def text_file(folder: Path) -> Path:
         (bad_npz(offsets=np.array([0, 30, 10, 60])), "must rise from 0"),
         (bad_npz(x=np.array([{"a": 1}] * 60, dtype=object)), "never unpickled"),
         (bad_npz(x=np.zeros(60)), r"expected numbers \[frames, channels\]"),
-        (bad_npz(x=nan_at(12, 1)), "recording recording 1: value nan at frame 2, channel 'c1'"),
+        (bad_npz(x=nan_at(12, 1)), "recording 1: value nan at frame 2, channel 'c1'"),
         (bad_npz(x=np.ones((60, 2))), "constant channel 'c0'"),
         (bad_npz(y=np.array([0, 1])), r"expected \[3\] integers or names"),
         (bad_npz(y=np.array([0, 0, 0])), "at least two classes"),
         (bad_npz(channels=np.array(["u"])), "2 channels are stored, 1 named"),
         (bad_npz(y=np.array([0, 1, 7]), classes=np.array(["a", "b"])), "unknown class '7'"),
+        (bad_npz(y=np.array([0, 1, -1]), classes=np.array(["a", "b"])), "unknown class '-1'"),
+        (bad_npz(channels=np.array(["u", "u"])), "two channels are called 'u'"),
+        (bad_npz(channels=np.array("u")), "2 channels are stored, 1 named"),
+        (bad_npz(units=np.array("g")), "2 channels are stored, 2 named, 1 units"),
+        (bad_npz(rate_hz=np.array("fast")), "array 'rate_hz': is <U4 .*expected one number"),
+        (bad_npz(rate_hz=np.array([])), "array 'rate_hz': is float64 .*expected one number"),
     ],
 )
 def test_bad_npz(tmp_path: Path, make, text: str) -> None:  # type: ignore[no-untyped-def]
@@ -264,6 +270,7 @@ def test_bad_npz(tmp_path: Path, make, text: str) -> None:  # type: ignore[no-un
         ("index.csv", "file,label\na.csv,x\n", "column 'group' is missing"),
         ("index.csv", "file,label,group\n../a.csv,x,1\n", "not a path inside the folder"),
         ("index.csv", "file,label,group\n", "names no recording"),
+        ("index.csv", "file,label,group\na\0.csv,x,1\n", "embedded null"),
     ],
 )
 def test_bad_csv_folder(tmp_path: Path, file: str, content: str | None, text: str) -> None:
@@ -288,6 +295,8 @@ def test_bad_csv_folder(tmp_path: Path, file: str, content: str | None, text: st
         ('file = "data.npz"', 'file = "gone.npz"', "cannot be read"),
         ('[[channel]]\nname = "ax"', '[[chanel]]\nname = "ax"', "the manifest names 5"),
         ("scale = 0.0009765625", 'scale = "big"', "scale is missing or malformed"),
+        ("scale = 0.0009765625", "scale = 1" + "0" * 400, "a finite number other than 0"),
+        ("scale = 0.0009765625", "scale = nan", "a finite number other than 0"),
         ("recordings = [", "tapes = [", "recordings is missing or malformed"),
     ],
 )

@@ -278,11 +278,12 @@ def test_a_gain_in_a_multiplier_is_not_dropped() -> None:
             emit_tflite(g)
 
 
-def test_a_gate_of_a_large_value(engine: str) -> None:
-    """LOGISTIC's multiplier overflows where its input's scale is coarse: sigma(x) of |x| < 900."""
+@pytest.mark.parametrize(("top", "m", "s"), [(900, 28802, 4), (1_000_000, 2_000_061, 0)])
+def test_a_gate_of_a_large_value(top: int, m: int, s: int, engine: str) -> None:
+    """LOGISTIC's multiplier overflows where its input's scale is coarse, QUANTIZE's further on."""
     g = Graph("large")
-    x = g.add_input("x", Type((6,), "i16", 900 / 32767))
-    wide = g.add_node("rescale", [x], types=[Type((6,), "i32", 2.0**-16)], m=28802, s=4)
+    x = g.add_input("x", Type((6,), "i16", top / 32767))
+    wide = g.add_node("rescale", [x], types=[Type((6,), "i32", 2.0**-16)], m=m, s=s)
     table = lut_fit(FUNCTIONS["sigmoid"].fn, -16.0, 16.0, 512, 2.0**-15, "i16")
     c = g.add_const("table", table, Type((513,), "i16", 2.0**-15))
     unit = Type((6,), "i16", 2.0**-15)
@@ -296,6 +297,56 @@ def test_a_gate_of_a_large_value(engine: str) -> None:
         else:
             real = run_tflite(model, frames, engine=engine).real[0][0, 0]
             assert real[0] < 0.01 and real[-1] > 0.98
+
+
+def test_a_part_that_drowns_the_other(engine: str) -> None:
+    """One row of a product reaches a million: it saturates, so that the others keep precision."""
+    g = Graph("huge")
+    x = g.add_input("x", Type((4,), "i16", 1e6 / 32767))
+    small = g.add_input("small", Type((4,), "i16", 4 / 32767))
+    eye = np.eye(4, dtype=np.int8)
+    w = g.add_const("w", np.concatenate([100 * eye, eye]), Type((8, 4), "i8", 0.01))
+    u = g.add_const("u", np.concatenate([100 * eye, 100 * eye]), Type((8, 4), "i8", 0.01))
+    shifts = [8, 24]
+    gains = [
+        s * 0.01 * 2.0 ** (16 + k) for s, k in zip((1e6 / 32767, 4 / 32767), shifts, strict=True)
+    ]
+    m = [np.full(8, round(gain), np.int32) for gain in gains]
+    pre = Type((8,), "i32", 2.0**-16)
+    y = g.add_node("linear", [x, w, small, u], types=[pre], m=m, s=shifts)
+    part = g.add_node("slice", [y], types=[pre], start=0, stop=8)
+    table = lut_fit(FUNCTIONS["sigmoid"].fn, -16.0, 16.0, 512, 2.0**-15, "i16")
+    c = g.add_const("table", table, Type((513,), "i16", 2.0**-15))
+    unit = Type((8,), "i16", 2.0**-15)
+    g.outputs.append(g.add_node("lut", [part, c], types=[unit], fn="sigmoid", lo=-(16 << 16), k=12))
+    check(g)
+    frames = np.array([[-32768, 32767, 0, 9], [5, -3, 1, -1]], np.int16)[None]
+    others = np.array([[32767, -32768, 9000, -9000], [0, 8000, 0, 32767]], np.int16)[None]
+    (want,) = Interpreter(g).sequence(frames, others)
+    run = run_tflite(emit_tflite(g), frames, others, engine=engine)
+    assert np.abs(run.real[0] - want * 2.0**-15).max() < 0.03
+
+
+def test_a_table_of_a_wide_state(engine: str) -> None:
+    """An activation straight after a recurrent layer: no runtime requantises int32 to int32."""
+    g = Graph("after")
+    x = g.add_input("x", Type((3,), "i16", 2.0**-15))
+    wide, scale = Type((3,), "i32", 2.0**-30), 1.3 / 32767
+    h = g.add_state("h", wide, bound=1.0)
+    part = g.add_node("mul", [x, h], types=[wide], m=1, s=15)
+    g.set_state(h, g.add_node("add", [x, part], types=[wide], ma=32768, mb=1, s=1))
+    narrow = Type((3,), "i16", scale)
+    m = round(2.0**-30 / scale * 2**32)
+    y = g.add_node("rescale", [g.states[0].output], types=[narrow], m=m, s=32)
+    top = 32768 * scale
+    table = lut_fit(FUNCTIONS["gelu"].fn, -top, top, 512, scale, "i16")
+    c = g.add_const("table", table, Type((513,), "i16", scale))
+    g.outputs.append(g.add_node("lut", [y, c], types=[narrow], fn="gelu", lo=-32768, k=7))
+    check(g)
+    frames = np.random.default_rng(0).integers(-32768, 32768, (2, 20, 3)).astype(np.int16)
+    for width in ("int16", "int8"):
+        model = emit_tflite(g, activations=width)  # type: ignore[arg-type]
+        assert compare_tflite(g, model, frames, engine=engine).lsb <= 2
 
 
 def test_frames_that_do_not_fit_are_refused() -> None:

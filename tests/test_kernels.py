@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -249,3 +250,18 @@ def test_attributes_never_become_code() -> None:
     next(n for n in g.nodes if n.op == "rescale").attrs["m"] = "__import__('os').getpid()"
     with pytest.raises(GraphError, match="not a whole number"):
         compile_step(g, load_target("cortex-m4"), "net")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cpu": "cortex-m44"}, "is not a recognized processor"),
+        ({"features": ("+warp",)}, "is not a recognized feature"),
+        ({"cpu": "cortex-m3"}, "has no DSP instructions"),
+        ({"features": ("-dsp",)}, "has no DSP instructions"),
+    ],
+)
+def test_what_llvm_would_ignore_is_an_error(change: dict[str, object], message: str) -> None:
+    target = replace(load_target("cortex-m4"), **change)
+    with pytest.raises(BackendError, match=message):
+        compile_step(gru(3, 4), target, "odd")

@@ -186,6 +186,14 @@ def test_without_test_set_and_emulator() -> None:
     assert "chart" not in render_page(facts_of([blank])).split("</style>")[1]
 
 
+@pytest.mark.parametrize(("snr", "low"), [(12.3, True), (0.0, True), (40.0, False)])
+def test_a_low_signal_to_noise_ratio_is_a_caution(snr: float, low: bool) -> None:
+    """Without a test set nothing else says that the integer outputs are mostly noise."""
+    result = m.Accuracy(format="integer", value=None, snr_db=snr, reason="no test set")
+    text = " ".join(facts_of([manifest(accuracy=(result,))]).advice.cautions)
+    assert (f"only {snr:.1f} dB above their error" in text) == low
+
+
 def test_points_hold_every_candidate_in_every_format_once() -> None:
     facts = facts_of([manifest(), tier(manifest(), "M", 163_840)])
     keys = [(p.model, p.format) for p in facts.points]

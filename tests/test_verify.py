@@ -6,12 +6,21 @@ import graphs
 import numpy as np
 import pytest
 
-from edgeseq.errors import VerifyError
-from edgeseq.ir import Graph
+from edgeseq.errors import ModelError, VerifyError
+from edgeseq.ir import Graph, Interpreter
 from edgeseq.ir.io import prepare
 from edgeseq.kernels import HostStep
 from edgeseq.quant import quantise
-from edgeseq.verify import EXACT, Close, Snr, Within, check_stability, compare, not_run
+from edgeseq.verify import (
+    EXACT,
+    Close,
+    Snr,
+    Within,
+    check_sensitivity,
+    check_stability,
+    compare,
+    not_run,
+)
 
 
 def arrays(value: int = 0) -> dict[str, np.ndarray]:
@@ -97,3 +106,27 @@ def test_long_runs_catch_drift_and_ripple(gru: tuple[Graph, Graph, list[np.ndarr
         check_stability(step, integer, frames, drifting)
     with pytest.raises(VerifyError, match="on silence"):
         check_stability(step, integer, frames, rippling)
+
+
+@pytest.mark.parametrize(
+    ("cell", "gain", "message"),
+    [("gru", 1.0, ""), ("gru", 20.0, "chaotic"), ("rnn_relu", 20.0, "grows without bound")],
+)
+def test_a_model_without_determined_outputs_is_refused(
+    cell: str, gain: float, message: str
+) -> None:
+    """No rounding keeps the outputs of such a model: it is the model's fault, and said so."""
+    step = graphs.step(cell, hidden=16)
+    raw = graphs.raw_frames(step, steps=600)
+    frames = [prepare(step, n, x) for n, x in zip(step.inputs, raw, strict=True)]
+    for node in step.nodes:
+        if node.op == "linear":
+            for x, name in zip(node.inputs[::2], node.inputs[1::2], strict=False):
+                step.consts[name] = step.consts[name] * (1.0 if x in step.inputs else gain)
+    with np.errstate(over="ignore", invalid="ignore"):
+        reference = Interpreter(step).sequence(*frames)
+    if not message:
+        check_sensitivity(step, frames, reference)
+        return
+    with pytest.raises(ModelError, match=message):
+        check_sensitivity(step, frames, reference)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from edgeseq.cli.screen import show_report, table
-from edgeseq.errors import ModelError, UsageError
+from edgeseq.errors import BackendError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from edgeseq.config import Compile, Config, Quant
+    from edgeseq.target import Target
 
 _M = TypeVar("_M", bound="BaseModel")
 
@@ -25,6 +28,12 @@ __all__ = ["compile_command", "identifier", "override", "train_command", "traine
 Changes = dict[str, dict[str, Any]]
 
 FORMATS = ("native", "onnx", "tflite")
+# What writing and checking a format imports.
+_PACKAGES = {
+    "native": (),
+    "onnx": ("onnx", "onnxruntime"),
+    "tflite": ("flatbuffers", "ai_edge_litert"),
+}
 _CONFIG_OPTION = click.option(
     "--config",
     "config_path",
@@ -121,6 +130,7 @@ def compile_command(
         from edgeseq.config import load_config
 
         config = override(load_config(config_path), changes)
+        _need(config.compile.formats, chosen)
         from edgeseq.compiler import compile_project
 
         work = trained_folder(config_path)
@@ -134,6 +144,7 @@ def compile_command(
         if not model.is_file():
             raise ModelError("no such file", where=str(model), fix="name a .pt2 file")
         quant, options = model_settings(config_path, changes)
+        _need(options.formats, chosen)
         from edgeseq.compiler import compile_model, settings_of
 
         with Screen() as screen:
@@ -148,7 +159,7 @@ def compile_command(
                 progress=screen,
             )
     for result in built:
-        show_report(result.folder, result.manifests)
+        show_report(result.folder)
         for tier, reason in result.missed.items():
             click.echo(f"tier {tier} was not filled: {reason}")
 
@@ -251,6 +262,36 @@ def identifier(text: str) -> str:
     """`text` as a C identifier of at most 40 characters: "my-model.v2" -> "my_model_v2"."""
     name = re.sub(r"[^A-Za-z0-9_]", "_", text)
     return (name if name[:1].isalpha() else f"model_{name}")[:40]
+
+
+def _need(formats: Sequence[str], targets: Sequence[Target]) -> None:
+    """See that what a compilation will import is installed, before anything long is started.
+
+    Raises:
+        BackendError: names all that is missing.
+    """
+    needed = ["torch", "numba", "llvmlite", "elftools", "matplotlib", "jinja2"]
+    for name in formats:
+        needed += _PACKAGES[name]
+    if any(target.emulator for target in targets):
+        needed.append("unicorn")
+    if "native" in formats and any(target.format == "shared" for target in targets):
+        needed.append("ziglang")
+    missing = [name for name in needed if not _installed(name)]
+    if missing:
+        raise BackendError(
+            f"cannot import {', '.join(missing)}",
+            where="compile",
+            fix="pip install 'edgeseq[all]' (`edgeseq doctor` shows what is missing for what), "
+            "or leave formats out with --formats",
+        )
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _formats(text: str | None) -> list[str] | None:

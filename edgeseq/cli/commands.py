@@ -102,7 +102,7 @@ def targets_command(name: str | None) -> None:
 @click.command("verify")
 @click.argument("directory", type=click.Path(path_type=Path))
 def verify_command(directory: Path) -> None:
-    """Check the artifacts in DIRECTORY again: files, golden frames, every format."""
+    """Check the artifacts in DIRECTORY again: files, golden frames, machine code."""
     folders = artifact_folders(directory)
     from edgeseq.verify import verify_artifact
 

@@ -12,8 +12,6 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edgeseq.manifest import Manifest
-
 __all__ = ["show_report", "table"]
 
 
@@ -36,19 +34,18 @@ def table(
     _console().print(drawn)
 
 
-def show_report(folder: Path, manifests: Sequence[Manifest] | None = None) -> None:
+def show_report(folder: Path) -> None:
     """Write the report of one target, print its table and where it is.
 
     Args:
-        folder: OUT/TARGET.
-        manifests: of its tiers; None reads them.
+        folder: OUT/TARGET; every tier in it is reported, also those of earlier calls.
 
     Raises:
         ArtifactError: nothing to report on, or the folder cannot be written.
     """
     from edgeseq.report import read_tiers, terminal_table, write_report
 
-    manifests = manifests or read_tiers(folder)
+    manifests = read_tiers(folder)
     page = write_report(folder, manifests)
     _console().print(terminal_table(manifests))
     click.echo(f"report: {page}")

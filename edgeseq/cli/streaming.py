@@ -61,6 +61,10 @@ def stream_command(directory: Path, source: str, windows: bool, backend: str) ->
     stream = Stream(folder, backend, windows=windows)
     pieces: Iterator[tuple[int | None, Frames]]
     if source == "-":
+        if sys.stdin is None:
+            raise DataError(
+                "is closed", where="standard input", fix="pipe CSV lines in, or name a file"
+            )
         pieces = ((None, frame) for frame in read_lines(sys.stdin))
     else:
         pieces = _read_file(source)
@@ -124,6 +128,8 @@ def read_lines(stream: Iterable[str], name: str = "standard input") -> Iterator[
         if line is None:
             return
         number += 1
+        if number == 1:
+            line = line.removeprefix("\ufeff")  # a byte-order mark, as spreadsheets write it
         fields = [field.strip() for field in line.split(",")]
         if fields == [""]:
             continue

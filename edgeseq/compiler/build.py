@@ -10,14 +10,19 @@ from pathlib import Path
 
 from edgeseq.compiler.candidate import Candidate, make_candidate, verify_candidate
 from edgeseq.compiler.describe import candidate_info, file_infos, manifest_of
-from edgeseq.compiler.folder import ensure_writable, new_folder, remove_leftovers
+from edgeseq.compiler.folder import (
+    ensure_replaceable,
+    ensure_writable,
+    new_folder,
+    remove_leftovers,
+)
 from edgeseq.compiler.models import Model, Progress, Silent, imported_model, trained_models
 from edgeseq.compiler.placed import Placed, place, shortfall
 from edgeseq.compiler.runtimes import Files, write_runtime_files
 from edgeseq.config import Compile, Config, Quant
 from edgeseq.emit import Job, format_of
 from edgeseq.emit.golden import Golden, make_golden, write_golden
-from edgeseq.errors import ArtifactError, BudgetError, GraphError
+from edgeseq.errors import ArtifactError, BudgetError, GraphError, TargetError
 from edgeseq.ir.graph import Graph
 from edgeseq.ir.text import to_text
 from edgeseq.manifest import MANIFEST, FormatInfo, Manifest, write
@@ -94,7 +99,7 @@ def compile_project(
         EdgeseqError: the first thing that went wrong; what stood in `out` before stays.
     """
     watching = progress or Silent()
-    _check_tiers(targets, config.compile.tiers)
+    targets = _checked_targets(targets, config.compile.tiers)
     ensure_writable(out)
     settings = settings_of(config.quant, config.compile)
     models = trained_models(config, work, watching)
@@ -134,7 +139,7 @@ def compile_model(
             where=str(path),
             fix="give one with --name: letters, digits and underscores",
         )
-    _check_tiers(targets, settings.tiers)
+    targets = _checked_targets(targets, settings.tiers)
     ensure_writable(out)
     watching.stage(f"reading {path.name}")
     model = imported_model(path, calib, name, settings.steps)
@@ -158,10 +163,22 @@ def settings_of(quant: Quant, table: Compile) -> Settings:
     )
 
 
-def _check_tiers(targets: Sequence[Target], tiers: Sequence[str]) -> None:
+def _checked_targets(targets: Sequence[Target], tiers: Sequence[str]) -> list[Target]:
+    """Each target once, if all have the tiers asked for.
+
+    Raises:
+        TargetError: no such tier, or two different targets would be written to one folder.
+    """
+    chosen: dict[str, Target] = {}
     for target in targets:
         for tier in tiers:
             target.tier(tier)
+        if chosen.setdefault(target.name, target) != target:
+            raise TargetError(
+                f"two different targets are called {target.name!r}",
+                fix="give your own target file another name: it is the folder in --out",
+            )
+    return list(chosen.values())
 
 
 def _watch(dump: Path | None, name: str) -> Watch | None:
@@ -198,7 +215,24 @@ def _build(
     made.sort(key=lambda c: c.rank, reverse=True)
     with tempfile.TemporaryDirectory(prefix="edgeseq-") as temporary:
         session = _Session(made, settings, Path(temporary), progress)
-        return [session.build(target, out) for target in targets]
+        # Everything is checked for every target before the first folder is touched.
+        plans = [session.plan(target, out) for target in targets]
+        return [session.write(plan) for plan in plans]
+
+
+@dataclass
+class _Plan:
+    """What will be written for one target.
+
+    Attributes:
+        built: to be completed by writing.
+        placed: the candidates tried on the target, by name.
+        chosen: each tier that is met, who meets it, and why more accurate candidates do not.
+    """
+
+    built: Built
+    placed: dict[str, Placed]
+    chosen: list[tuple[Tier, Placed, dict[str, str]]]
 
 
 class _Session:
@@ -211,8 +245,12 @@ class _Session:
         self._temporary = temporary
         self._files: dict[str, Files] = {}
 
-    def build(self, target: Target, out: Path) -> Built:
-        """Fill the tiers of `target`."""
+    def plan(self, target: Target, out: Path) -> _Plan:
+        """Choose who fills which tier of `target`, and verify the chosen ones.
+
+        Raises:
+            BudgetError, VerifyError, BackendError: nothing was written.
+        """
         built = Built(target, out / target.name)
         wanted = [target.tier(t) for t in self.settings.tiers] or list(target.tiers.values())
         placed: dict[str, Placed] = {}
@@ -222,7 +260,9 @@ class _Session:
             for candidate in self.made:
                 name = candidate.model.name
                 if name not in placed:
-                    placed[name] = place(candidate, target, self.progress, self.settings.steps)
+                    placed[name] = place(
+                        candidate, target, self.progress, self.settings.steps, wanted
+                    )
                 short = shortfall(placed[name], tier)
                 if short is None:
                     chosen.append((tier, placed[name], reasons))
@@ -235,18 +275,27 @@ class _Session:
             raise BudgetError(
                 f"no model fits tier {tier_name}: {reason}",
                 where=f"target {target.name}",
-                fix="train a smaller candidate ([model] hidden), or choose a larger tier",
+                fix="use a smaller model (in a project: [model] hidden) or a larger tier",
             )
-        remove_leftovers(built.folder)
-        for _, winner, _ in chosen:  # all of them before anything is written
+        for tier, winner, _ in chosen:
+            ensure_replaceable(built.folder / tier.name)
             self._shared(winner.candidate, target)
             self._check_accuracy(winner.candidate, target)
-        for tier, winner, reasons in chosen:
-            files = self._shared(winner.candidate, target)
+        return _Plan(built, placed, chosen)
+
+    def write(self, plan: _Plan) -> Built:
+        """Write what `plan` chose.
+
+        Raises:
+            ArtifactError, BackendError: a tier cannot be written; what stood there stays.
+        """
+        built, target = plan.built, plan.built.target
+        remove_leftovers(built.folder)
+        for tier, winner, reasons in plan.chosen:
             infos = [
                 candidate_info(
                     c,
-                    placed.get(c.model.name),
+                    plan.placed.get(c.model.name),
                     c is winner.candidate,
                     reasons.get(c.model.name)
                     or (
@@ -257,14 +306,18 @@ class _Session:
                 )
                 for c in self.made
             ]
-            self.progress.stage(f"{winner.candidate.model.name}: writing {target.name}/{tier.name}")
+            name = winner.candidate.model.name
+            self.progress.stage(f"{name}: writing {target.name}/{tier.name}")
+            files = self._files[name]
             built.manifests.append(self._write(winner, target, tier, built.folder, files, infos))
         for missed in built.missed:
             # What an earlier call left there was made of other models: it must not look current.
-            shutil.rmtree(built.folder / missed, ignore_errors=True)
+            if (built.folder / missed / MANIFEST).is_file():
+                shutil.rmtree(built.folder / missed, ignore_errors=True)
         return built
 
-    def _shared(self, candidate: Candidate, target: Target) -> Files:
+    def _shared(self, candidate: Candidate, target: Target) -> None:
+        """Verify `candidate` and write the files that serve every target, once."""
         name = candidate.model.name
         if name not in self._files:
             verify_candidate(candidate, self.progress, self.settings.steps)
@@ -273,7 +326,6 @@ class _Session:
             self._files[name] = write_runtime_files(
                 candidate, target, self.settings.formats, folder, self.progress, self.settings.steps
             )
-        return self._files[name]
 
     def _check_accuracy(self, candidate: Candidate, target: Target) -> None:
         float_, integer = (candidate.results[f].value for f in ("float", "integer"))

@@ -16,7 +16,14 @@ from edgeseq.kernels import HostStep
 from edgeseq.manifest import Accuracy, Confusion, Format, Verification
 from edgeseq.passes import Watch, to_step
 from edgeseq.quant import Quantised, QuantOptions, quantise, snr_db
-from edgeseq.verify import EXACT, Within, check_stability, compare, not_run
+from edgeseq.verify import (
+    EXACT,
+    Within,
+    check_sensitivity,
+    check_stability,
+    compare,
+    not_run,
+)
 
 __all__ = ["Candidate", "confusion_of", "judge", "make_candidate", "verify_candidate"]
 
@@ -94,8 +101,8 @@ def make_candidate(
         watch: sees the Graph after every pass.
 
     Raises:
-        GraphError, UnsupportedError, QuantiseError, DataError, BackendError: the first stage that
-            cannot go on.
+        GraphError, ModelError, QuantiseError, DataError, BackendError: the first stage that cannot
+            go on.
     """
     progress.stage(f"{model.name}: streaming and quantising")
     step = to_step(model.graph, watch)
@@ -106,7 +113,9 @@ def make_candidate(
     progress.stage(f"{model.name}: compiling for this machine")
     host = HostStep(quantised.graph)
     made = Candidate(model, step, quantised, host)
-    made.reference = Interpreter(step).sequence(*made.prepared(model.frames))
+    frames = made.prepared(model.frames)
+    made.reference = Interpreter(step).sequence(*frames)
+    check_sensitivity(step, frames, made.reference)
     made.answers = host.run(*made.stored_frames())
     progress.stage(f"{model.name}: judging float and integer")
     float_bytes = 4 * made.parameters

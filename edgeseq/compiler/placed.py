@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,7 +51,13 @@ class Placed:
         return self.latency.seconds if self.latency is not None else None
 
 
-def place(candidate: Candidate, target: Target, progress: Progress, steps: int) -> Placed:
+def place(
+    candidate: Candidate,
+    target: Target,
+    progress: Progress,
+    steps: int,
+    tiers: Sequence[Tier] = (),
+) -> Placed:
     """Compile `candidate` for `target`, run the machine code and measure it.
 
     Args:
@@ -58,6 +65,7 @@ def place(candidate: Candidate, target: Target, progress: Progress, steps: int) 
         target: what to compile for.
         progress: told the stages.
         steps: how many steps of real data are compared bit for bit.
+        tiers: if given and the compiled sizes fit none of them, nothing is run.
 
     Raises:
         BackendError, UnsupportedError: it cannot be compiled.
@@ -71,6 +79,10 @@ def place(candidate: Candidate, target: Target, progress: Progress, steps: int) 
     checks: list[Verification] = []
     stack: int | None = None
     method = "not measured: no emulator for this CPU"
+    unfit = _memory(compiled, None, "not measured: fits no tier without a stack already")
+    if tiers and all(_too_large(unfit, t) for t in tiers):
+        none = Instructions(mean=None, largest=None, steps=0, method="not measured: fits no tier")
+        return Placed(candidate, compiled, unfit, none, None)
     if target.emulator is not None:
         progress.stage(f"{name}: running {steps} steps on an emulated {target.emulator}")
         emulator = Emulator(compiled)
@@ -103,14 +115,20 @@ def place(candidate: Candidate, target: Target, progress: Progress, steps: int) 
 
 def shortfall(placed: Placed, tier: Tier) -> str | None:
     """Why `placed` does not fit `tier`, None if it does."""
-    flash, ram = placed.memory.flash.total, placed.memory.ram.total
-    if flash > tier.flash_bytes:
-        return f"needs {flash} bytes of flash, the tier has {tier.flash_bytes}"
-    if ram > tier.ram_bytes:
-        return f"needs {ram} bytes of RAM, the tier has {tier.ram_bytes}"
+    large = _too_large(placed.memory, tier)
+    if large is not None:
+        return large
     seconds, limit = placed.seconds, tier.latency_s
     if limit is not None and seconds is not None and seconds > limit:
         return f"takes about {seconds:.3g} s a step, the tier allows {limit:g}"
+    return None
+
+
+def _too_large(memory: Memory, tier: Tier) -> str | None:
+    if memory.flash.total > tier.flash_bytes:
+        return f"needs {memory.flash.total} bytes of flash, the tier has {tier.flash_bytes}"
+    if memory.ram.total > tier.ram_bytes:
+        return f"needs {memory.ram.total} bytes of RAM, the tier has {tier.ram_bytes}"
     return None
 
 

@@ -229,7 +229,7 @@ def _csv_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             rows = [[field.strip() for field in row] for row in csv.reader(stream) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: not UTF-8, a null in the name
         raise unreadable(path, error) from error
     if not rows:
         raise DataError("is empty", where=str(path), fix="write a header and a line per frame")

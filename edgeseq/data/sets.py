@@ -126,7 +126,10 @@ def _from_manifest(folder: Path) -> SequenceSet:
         where = f"[[channel]] {number}"
         names.append(str(_value(table, "name", str, path, where)))
         units.append(str(table.get("unit", "")))
-        scales.append(float(_value(table, "scale", (int, float), path, where)))
+        scale = _value(table, "scale", (int, float), path, where)
+        if not 0 < abs(scale) <= float(np.finfo(np.float32).max):
+            raise _malformed(path, f"{where} scale", "a finite number other than 0")
+        scales.append(float(scale))
     if values.shape[1] != len(names):
         raise DataError(
             f"array {name!r} has {values.shape[1]} channels, the manifest names {len(names)}",
@@ -177,18 +180,28 @@ def _from_npz(path: Path) -> SequenceSet:
         classes = tuple(str(name) for name in np.ravel(arrays["classes"]))
         if arrays["y"].dtype.kind in "iu":
             labels = [
-                classes[int(label)] if int(label) < len(classes) else label for label in labels
+                classes[int(label)] if 0 <= int(label) < len(classes) else label for label in labels
             ]
     else:
         numeric = arrays["y"].dtype.kind in "iu"
         classes = tuple(sorted(set(labels), key=int if numeric else str))
-    names = arrays.get("channels")
-    channels = (
-        [f"c{i}" for i in range(values.shape[1])] if names is None else [str(n) for n in names]
-    )
-    units = [str(u) for u in arrays["units"]] if "units" in arrays else [""] * len(channels)
-    rate = float(np.ravel(arrays["rate_hz"])[0]) if "rate_hz" in arrays else None
-    titles = [f"recording {i}" for i in range(count)]
+    channels = [f"c{i}" for i in range(values.shape[1])]
+    if "channels" in arrays:
+        channels = [str(name) for name in np.ravel(arrays["channels"])]
+    units = [""] * len(channels)
+    if "units" in arrays:
+        units = [str(unit) for unit in np.ravel(arrays["units"])]
+    rate: float | None = None
+    if "rate_hz" in arrays:
+        stored = arrays["rate_hz"]
+        if stored.size != 1 or stored.dtype.kind not in "iuf":
+            raise DataError(
+                f"is {stored.dtype} {list(stored.shape)}, expected one number",
+                where=f"{path}, array 'rate_hz'",
+                fix="store frames per second, or leave the array out",
+            )
+        rate = float(stored.item())
+    titles = [str(i) for i in range(count)]
     return _assemble(
         path.stem, path, values.astype(np.float32), offsets, labels, groups, titles, classes,
         channels, units, rate, {},
@@ -237,6 +250,13 @@ def _assemble(
             f"{frames.shape[1]} channels are stored, {len(channels)} named, {len(units)} units",
             where=str(source),
             fix="name every channel once",
+        )
+    twice = sorted({name for name in channels if list(channels).count(name) > 1})
+    if twice:
+        raise DataError(
+            f"two channels are called {', '.join(map(repr, twice))}",
+            where=str(source),
+            fix="give every channel its own name",
         )
     if rate is not None and not (isinstance(rate, int | float) and 0 < rate < float("inf")):
         raise DataError(

@@ -17,9 +17,12 @@ This module (and everything it imports from Numba) is only imported when somethi
 from __future__ import annotations
 
 import functools
+import os
 import re
+import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +111,8 @@ def _initialise() -> None:
 def target_machine(machine: Machine) -> Any:
     """LLVM's description of `machine`.
 
-    Raises BackendError when this LLVM does not know the triple.
+    Raises:
+        BackendError: this LLVM does not know the triple, the CPU or a feature.
     """
     _initialise()
     try:
@@ -120,14 +124,45 @@ def target_machine(machine: Machine) -> Any:
             fix="correct it; LLVM's names are like "
             "thumbv7em-none-eabi, aarch64-unknown-linux-gnu, x86_64-unknown-linux-gnu",
         ) from error
-    return target.create_target_machine(
-        cpu=machine.cpu,
-        features=",".join(machine.features),
-        opt=3,
-        reloc="pic" if machine.pic else "static",
-        codemodel="small" if machine.pointer_bits == 64 else "default",
-        abiname=machine.abi,
-    )
+    with _heard_on_stderr() as heard:
+        made = target.create_target_machine(
+            cpu=machine.cpu,
+            features=",".join(machine.features),
+            opt=3,
+            reloc="pic" if machine.pic else "static",
+            codemodel="small" if machine.pointer_bits == 64 else "default",
+            abiname=machine.abi,
+        )
+    # LLVM prints what it does not recognise and goes on without it; instructions that are missing
+    # then end the process.
+    unknown = [line for line in heard if "is not a recognized" in line]
+    if unknown:
+        raise BackendError(
+            unknown[0].partition(" (ignoring")[0],
+            where=f"code generator, CPU {machine.cpu!r} of {machine.triple}",
+            fix="use LLVM's names in the target file, keys `cpu` and `features`",
+        )
+    return made
+
+
+@contextmanager
+def _heard_on_stderr() -> Iterator[list[str]]:
+    """Lines that C++ code writes to the process's standard error inside the block."""
+    lines: list[str] = []
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no standard error to listen to
+        yield lines
+        return
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            lines += file.read().decode(errors="replace").splitlines()
 
 
 class _Library(codegen.CPUCodeLibrary):

@@ -272,6 +272,9 @@ def _consistent(m: Manifest, place: _Place) -> None:
         n = len(m.confusion.labels)
         if len(m.confusion.counts) != n or any(len(row) != n for row in m.confusion.counts):
             raise place.at("confusion.counts").error(f"needs {n} rows of {n} numbers")
+    for group in ("inputs", "outputs"):
+        if not getattr(m, group):
+            raise place.at(group).error("is empty: a model has at least one")
     for group in ("inputs", "outputs", "states"):
         for i, v in enumerate(getattr(m, group)):
             here = place.at(group).at(i)

@@ -30,6 +30,7 @@ _SATURATION_SHARE = 1e-3
 _FORMAT_DROP = 0.005
 _HEADROOM = 0.1
 _SNR_DB = 3.0
+_LOW_SNR_DB = 20.0
 
 
 @dataclass(frozen=True)
@@ -357,6 +358,13 @@ def _cautions(m: Manifest) -> list[str]:
         unknown.clear()  # said in the reasons: nothing is known of any format
     for reason, names in unknown.items():
         found.append(f"Accuracy not measured for {joined(names)}: {reason}.")
+    result = result_of(m)
+    snr = result.snr_db if result is not None and result.value is None else None
+    if snr is not None and snr < _LOW_SNR_DB:
+        found.append(
+            f"The integer outputs are only {snr:.1f} dB above their error: calibrate on more "
+            "frames, or use 16-bit weights."
+        )
     for s in m.saturation:
         if s.stores and s.saturated / s.stores > _SATURATION_SHARE:
             share = percent(s.saturated / s.stores)

@@ -6,15 +6,33 @@ import hashlib
 import json
 import os
 import pickle  # noqa: TID251 - only to name the exception torch.load raises
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
+from edgeseq._processes import runs_elsewhere
 from edgeseq.errors import TrainError
 
 RESUME = "resume.pt"
+# What torch.load raises on damaged files.
+BROKEN = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+)
 WEIGHTS = "model.safetensors"
 META = "trained.json"
 
@@ -34,9 +52,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors: disk full
         raise TrainError(
-            f"cannot be written: {error.strerror or error}",
+            f"cannot be written: {getattr(error, 'strerror', None) or error}",
             where=str(path),
             fix="free space, or choose a folder that can be written to",
         ) from error
@@ -53,7 +71,9 @@ def clean(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+            number = leftover.name.split(".")[-2]
+            if not (number.isdecimal() and runs_elsewhere(int(number))):
+                leftover.unlink(missing_ok=True)
     except OSError as error:
         raise TrainError(
             f"cannot be written to: {error.strerror or error}",
@@ -75,7 +95,7 @@ def load_state(path: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except BROKEN as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise TrainError(
             f"is damaged or not a checkpoint ({reason})",

@@ -166,7 +166,10 @@ def restore(folder: Path, key: str) -> TrainResult | None:
         return None  # absent or damaged: it is trained again and replaced
     if meta.get("fingerprint") != key:
         return None
-    return to_result(model, meta, folder, cached=True)
+    try:
+        return to_result(model, meta, folder, cached=True)
+    except (KeyError, TypeError):
+        return None  # as if it were damaged
 
 
 def to_result(model: Classifier, meta: dict[str, Any], folder: Path, cached: bool) -> TrainResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgeseq.verify.levels import EXACT, Close, Exact, Level, Snr, Within, compare, not_run
-from edgeseq.verify.stability import LONG, check_stability
+from edgeseq.verify.stability import LONG, check_sensitivity, check_stability
 
 if TYPE_CHECKING:
     from edgeseq.verify.artifact import verify_artifact
@@ -18,6 +18,7 @@ __all__ = [
     "Level",
     "Snr",
     "Within",
+    "check_sensitivity",
     "check_stability",
     "compare",
     "not_run",

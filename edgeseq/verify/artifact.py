@@ -73,7 +73,7 @@ def _named(golden: Golden) -> dict[str, Array]:
 def _native(
     folder: Path, manifest: Manifest, graph: Graph, golden: Golden, want: dict[str, Array]
 ) -> Iterator[str]:
-    from edgeseq.emit.linker import neutral_float_abi
+    from edgeseq.emit.linker import link_shared, neutral_float_abi
     from edgeseq.emulate import Emulator
     from edgeseq.kernels import HostStep, compile_step
     from edgeseq.kernels.host import runs_here
@@ -88,14 +88,17 @@ def _native(
     assert info is not None
     held = (folder / info.file).read_bytes()
     if target.format == "archive":
-        if neutral_float_abi(compiled.object_bytes) not in held:
-            raise VerifyError(
-                "does not hold the object that model.graph compiles to",
-                where=str(folder / info.file),
-                fix="compile again; another version of edgeseq or LLVM made it "
-                f"({manifest.versions})",
-            )
-        yield f"{info.file} holds the object that {GRAPH_FILE} compiles to, byte for byte"
+        holds = neutral_float_abi(compiled.object_bytes) in held
+    else:
+        holds = link_shared(compiled.object_bytes, info.file) == held
+    if not holds:
+        raise VerifyError(
+            "does not hold the object that model.graph compiles to",
+            where=str(folder / info.file),
+            fix="compile again; it was changed, or another version of edgeseq or LLVM made it "
+            f"({manifest.versions})",
+        )
+    yield f"{info.file} holds the object that {GRAPH_FILE} compiles to, byte for byte"
     frames = [golden.inputs[name] for name in graph.inputs]
     if target.emulator is not None:
         emulator = Emulator(compiled)

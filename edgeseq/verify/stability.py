@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeseq.errors import VerifyError
+from edgeseq.errors import ModelError, VerifyError
 from edgeseq.ir.graph import Graph
 from edgeseq.ir.interp import Interpreter
 from edgeseq.ir.io import from_stored, store_prepared
 from edgeseq.manifest import Verification
 from edgeseq.verify.levels import not_run
 
-__all__ = ["LONG", "check_stability"]
+__all__ = ["LONG", "check_sensitivity", "check_stability"]
 
 Array = npt.NDArray[Any]
 Runner = Callable[[list[Array]], list[Array]]
@@ -31,6 +31,50 @@ LONG = 100_000
 _PERIOD = 1000
 _LOSS_DB = 3.0
 _RIPPLE = 0.01
+_NUDGE = 2.0**-24
+_AMPLIFIED = 1e-2
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def check_sensitivity(step: Graph, frames: list[Array], reference: list[Array]) -> None:
+    """Refuse a model whose outputs are not determined to float32 precision.
+
+    A recurrence with large weights may be chaotic, or grow without bound. Then no two ways of
+    computing it agree, PyTorch on two machines included, and an integer step has nothing to follow.
+
+    Args:
+        step: the real step.
+        frames: prepared real frames per input, [1, T, *shape]; the first 1 000 are run again,
+            changed by half a unit of the last place of float32.
+        reference: the real step's outputs over them.
+
+    Raises:
+        ModelError: an output leaves float32, or moves by over 1 % of its largest magnitude.
+    """
+    names = step.outputs
+    for name, y in zip(names, reference, strict=True):
+        beyond = ~(np.abs(y) <= _LARGEST)
+        if beyond.any():
+            frame = int(np.argwhere(beyond)[0][1])
+            raise ModelError(
+                f"grows without bound: frame {frame} is beyond what float32 holds",
+                where=f"the model, output {name!r}",
+                fix="train with smaller recurrent weights, or use tanh in place of relu",
+            )
+    period = min(_PERIOD, frames[0].shape[1])
+    signs = np.where(np.arange(period) % 2, -1.0, 1.0)
+    nudged = [
+        x[:, :period] * (1.0 + _NUDGE * signs.reshape(1, -1, *[1] * (x.ndim - 2))) for x in frames
+    ]
+    for name, y, z in zip(names, reference, Interpreter(step).sequence(*nudged), strict=True):
+        moved = float(np.abs(y[:, :period] - z).max(initial=0.0))
+        if moved > _AMPLIFIED * float(np.abs(y).max(initial=0.0)):
+            raise ModelError(
+                f"is chaotic: changing the frames by 1 part in 2^24 moves it by {moved:.2g}",
+                where=f"the model, output {name!r}",
+                fix="train with smaller recurrent weights (weight decay): no rounding of this "
+                "model, float32 included, keeps its outputs",
+            )
 
 
 def check_stability(

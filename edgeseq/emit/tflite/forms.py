@@ -167,18 +167,25 @@ class Tensors:
             return self.cast(x, dtype)
         if dtype == "int32" and x.scale / scale > 2.0**15:
             return self._refine(x, scale)
+        if dtype != "int32" and x.scale / scale > 2.0**15:
+            # QUANTIZE would wrap. One unit is beyond what the new width holds: any sign saturates.
+            x = self._clamp(x, 1)
         return self.apply("QUANTIZE", [x], self.new(x.shape, dtype, scale))
 
     def _refine(self, x: Form, scale: float) -> Form:
         """`x` as int32 with a scale over 2^15 times finer, where QUANTIZE would wrap."""
         m = round(x.scale / scale)
         top = ((1 << 31) - 1) // m
-        wide = self.cast(x, "int32")
-        for kind, bound in (("MINIMUM", top), ("MAXIMUM", -top)):
-            edge = self.constant(np.array([bound], np.int32), x.scale)
-            wide = self.binary(kind, wide, edge, "int32", x.scale)
+        wide = self._clamp(self.cast(x, "int32"), top)
         factor = self.constant(np.array([m], np.int32), scale)
         return self.binary("MUL", wide, factor, "int32", scale)
+
+    def _clamp(self, x: Form, top: int) -> Form:
+        """`x` with its stored numbers limited to -top..top."""
+        for kind, bound in (("MINIMUM", top), ("MAXIMUM", -top)):
+            edge = self.constant(np.array([bound], x.dtype), x.scale)
+            x = self.binary(kind, x, edge, x.dtype, x.scale)
+        return x
 
     # -- movement --------------------------------------------------------------------------
 

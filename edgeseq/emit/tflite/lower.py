@@ -109,7 +109,12 @@ class Lowering:
 
     def _integer(self, value: str) -> Form:
         """`value` as int32 in the Graph's units."""
-        return self.form(value, "int32", self.graph.types[value].scalar_scale)
+        scale = self.graph.types[value].scalar_scale
+        source = self._source(value)
+        if source.dtype == "int32" and source.scale != scale:
+            # QUANTIZE makes no int32 of an int32: over the width the Graph stores.
+            return self.tensors.cast(self.stored(value), "int32")
+        return self.form(value, "int32", scale)
 
     def scale(self, value: str, dtype: str) -> float:
         """The scale of a narrow form of `value`: the Graph's where it has one, else by range."""
@@ -128,8 +133,7 @@ class Lowering:
         return scale if gate is None else off_power_of_two(scale)
 
     def _limit(self, value: str, dtype: str) -> float:
-        proved = self._bounds[value] * self.graph.types[value].scalar_scale
-        return self._tighter(proved, value, dtype)
+        return self._tighter(self._proved(value), value, dtype)
 
     def _tighter(self, proved: float, key: str, dtype: str) -> float:
         seen = self.observed.get(key)
@@ -142,15 +146,31 @@ class Lowering:
         return min(proved, top)
 
     def _gate_limit(self, value: str) -> float | None:
-        """The input range that matters where only LOGISTIC and TANH read `value`."""
+        """The range of `value` that matters where it ends in LOGISTIC and TANH only.
+
+        On the way there it may be sliced, reshaped, and added to something: a sum is beyond the
+        range that matters if one operand is further beyond it than the other reaches.
+        """
         if value in self.graph.outputs or any(value == s.output for s in self.graph.states):
             return None
-        limits = [
-            NATIVE[n.attrs["fn"]][1] if n.op == "lut" and n.attrs["fn"] in NATIVE else None
-            for n in self._uses[value]
-        ]
+        limits = [self._use_limit(value, n) for n in self._uses[value]]
         known = [v for v in limits if v is not None]
         return max(known) if known and len(known) == len(limits) else None
+
+    def _use_limit(self, value: str, node: Node) -> float | None:
+        if node.op == "lut" and node.attrs["fn"] in NATIVE:
+            return NATIVE[node.attrs["fn"]][1]
+        if node.op in ("slice", "reshape"):
+            return self._gate_limit(node.output)
+        if node.op == "add" and node.output not in self._wide:
+            limit = self._gate_limit(node.output)
+            reach = [self._proved(v) for v in node.inputs if v != value]
+            return limit + reach[0] if limit is not None and len(reach) == 1 else None
+        return None
+
+    def _proved(self, value: str) -> float:
+        """Largest real magnitude of `value`, for all inputs."""
+        return self._bounds[value] * self.graph.types[value].scalar_scale
 
     def _find_wide(self) -> set[str]:
         """The 32-bit values on the way to a 32-bit state: they keep all their bits."""
@@ -203,11 +223,14 @@ class Lowering:
     def _linear(self, node: Node) -> None:
         groups = self._groups(node)
         total = self.scale(node.output, self.matrix)
+        gate, reach = self._gate_limit(node.output), sum(g[-1] for g in groups)
         parts = []
         for x, w, rows, bias, key, proved in groups:
             scale = total
             if len(groups) > 1:
                 limit = self._tighter(proved, key, self.matrix)
+                if gate is not None:  # a part may saturate where no other can bring the sum back
+                    limit = min(limit, gate + reach - proved)
                 scale = limit / ((1 << (BITS[self.matrix] - 1)) - 1)
             parts.append(fully_connected(self.tensors, x, w, rows, bias, scale))
         if len(parts) == 1:
