@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 
 from edgeseq.compiler.candidate import Candidate, make_candidate, verify_candidate
 from edgeseq.compiler.describe import candidate_info, file_infos, manifest_of
@@ -18,7 +19,7 @@ from edgeseq.compiler.folder import (
 )
 from edgeseq.compiler.models import Model, Progress, Silent, imported_model, trained_models
 from edgeseq.compiler.placed import Placed, place, shortfall
-from edgeseq.compiler.runtimes import Files, write_runtime_files
+from edgeseq.compiler.runtimes import Files, look_for_runtimes, write_runtime_files
 from edgeseq.config import Compile, Config, Quant
 from edgeseq.emit import Job, format_of
 from edgeseq.emit.golden import Golden, make_golden, write_golden
@@ -211,6 +212,9 @@ def _build(
     dump: Path | None,
     progress: Progress,
 ) -> list[Built]:
+    if "tflite" in settings.formats:
+        # Looking for the runtimes starts processes, which take a second on the other core.
+        Thread(target=look_for_runtimes, daemon=True).start()
     made = [make_candidate(m, settings.quant, progress, _watch(dump, m.name)) for m in models]
     made.sort(key=lambda c: c.rank, reverse=True)
     with tempfile.TemporaryDirectory(prefix="edgeseq-") as temporary:

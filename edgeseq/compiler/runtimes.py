@@ -25,7 +25,7 @@ from edgeseq.verify import Level, Snr, Within, compare, not_run
 if TYPE_CHECKING:
     from edgeseq.emit.tflite import TfliteModel
 
-__all__ = ["FILES", "Files", "level_of", "write_runtime_files"]
+__all__ = ["FILES", "Files", "level_of", "look_for_runtimes", "write_runtime_files"]
 
 Array = npt.NDArray[Any]
 
@@ -123,6 +123,14 @@ def write_runtime_files(
         elif name == "tflite":
             _run_tflite(made, files, steps)
     return files
+
+
+def look_for_runtimes() -> None:
+    """Find the TFLite runtimes; what is found is remembered until they are used."""
+    from edgeseq.emit.tflite import ENGINES, engine_status
+
+    for engine in ENGINES:
+        engine_status(engine)
 
 
 def _level(made: Candidate, format: FormatName) -> Level:

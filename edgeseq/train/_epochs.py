@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,6 +24,9 @@ from edgeseq.train import _checkpoint
 from edgeseq.train._batches import WindowSource
 from edgeseq.train.evaluate import evaluate_float
 from edgeseq.train.result import EpochMetrics, Event
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _REPORT_EVERY = 8  # steps
 

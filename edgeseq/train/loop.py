@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from edgeseq import nn as cells
@@ -38,6 +37,10 @@ logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
 
 # Products in one step of a recurrence (hidden * hidden * batch) from which threads pay.
 _DIVISIBLE = 1 << 22
+
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def train(
@@ -154,6 +157,9 @@ def _launch(job: Job, progress: Progress | None) -> State:
 
 def _fabric(devices: int, precision: str) -> Fabric:
     """A Fabric for all (0) or so many devices."""
+    # Imported here: it takes a second, which reading back a trained model need not wait for.
+    from lightning_fabric import Fabric
+
     cuda = torch.cuda.is_available()
     if precision == "auto":
         precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
