@@ -19,7 +19,7 @@ from edgeseq.compiler.folder import (
 )
 from edgeseq.compiler.models import Model, Progress, Silent, imported_model, trained_models
 from edgeseq.compiler.placed import Placed, place, shortfall
-from edgeseq.compiler.runtimes import Files, look_for_runtimes, write_runtime_files
+from edgeseq.compiler.runtimes import Files, look_for_runtimes, runtime_files
 from edgeseq.config import Compile, Config, Quant
 from edgeseq.emit import Job, format_of
 from edgeseq.emit.golden import Golden, make_golden, write_golden
@@ -324,12 +324,14 @@ class _Session:
         """Verify `candidate` and write the files that serve every target, once."""
         name = candidate.model.name
         if name not in self._files:
-            verify_candidate(candidate, self.progress, self.settings.steps)
             folder = self._temporary / name
             folder.mkdir()
-            self._files[name] = write_runtime_files(
-                candidate, target, self.settings.formats, folder, self.progress, self.settings.steps
-            )
+            steps = self.settings.steps
+            with runtime_files(
+                candidate, target, self.settings.formats, folder, self.progress, steps
+            ) as finish:
+                verify_candidate(candidate, self.progress, steps)
+                self._files[name] = finish()
 
     def _check_accuracy(self, candidate: Candidate, target: Target) -> None:
         float_, integer = (candidate.results[f].value for f in ("float", "integer"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +25,9 @@ from edgeseq.target import Target
 from edgeseq.verify import Level, Snr, Within, compare, not_run
 
 if TYPE_CHECKING:
-    from edgeseq.emit.tflite import TfliteModel
+    from edgeseq.emit.tflite import EngineStatus, TfliteModel, TfliteRun
 
-__all__ = ["FILES", "Files", "level_of", "look_for_runtimes", "write_runtime_files"]
+__all__ = ["FILES", "Files", "level_of", "look_for_runtimes", "runtime_files"]
 
 Array = npt.NDArray[Any]
 
@@ -74,17 +76,20 @@ class Files:
     kinds: dict[str, str] = field(default_factory=dict)
 
 
-def write_runtime_files(
+@contextmanager
+def runtime_files(
     made: Candidate,
     target: Target,
     names: tuple[str, ...],
     folder: Path,
     progress: Progress,
     steps: int,
-) -> Files:
+) -> Iterator[Callable[[], Files]]:
     """Write, run and judge the ONNX and TFLite files of a candidate.
 
-    What was found goes into `made.results` and `made.checks`.
+    TFLite runtimes run in processes of their own and take seconds: they start when the block is
+    entered, and what is done in it before the yielded function is called goes on beside them.
+    What was found goes into `made.results` and `made.checks` when that function is called.
 
     Args:
         made: the candidate.
@@ -107,22 +112,33 @@ def write_runtime_files(
         info={"classes": list(made.model.labels)},
         calibration=made.calibration_frames(),
     )
-    for name in names:
-        if name == "native":
-            continue
-        progress.stage(f"{made.model.name}: {name.upper()} files in their runtimes")
-        try:
-            format_of(name).write(job)
-        except UnsupportedError as e:
-            for format in (f for f in FILES if f.startswith(name)):
-                made.results[format] = Accuracy(format=format, value=None, reason=str(e))
-                made.checks.append(not_run(FILES[format], "-", str(_level(made, format)), str(e)))
-            continue
-        if name == "onnx":
-            _run_onnx(made, files, steps)
-        elif name == "tflite":
-            _run_tflite(made, files, steps)
-    return files
+    progress.stage(f"{made.model.name}: writing ONNX and TFLite files")
+    written = [name for name in names if name != "native" and _write(made, job, name)]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        tflite = _start_tflite(pool, made, folder, steps) if "tflite" in written else None
+
+        def finish() -> Files:
+            if "onnx" in written:
+                progress.stage(f"{made.model.name}: ONNX files in their runtime")
+                _run_onnx(made, files, steps)
+            if tflite is not None:
+                progress.stage(f"{made.model.name}: TFLite files in their runtimes")
+                _finish_tflite(tflite, made, files, steps)
+            return files
+
+        yield finish
+
+
+def _write(made: Candidate, job: Job, name: str) -> bool:
+    """Write the files of one format; False, and noted, where the model has no such form."""
+    try:
+        format_of(name).write(job)
+    except UnsupportedError as e:
+        for format in (f for f in FILES if f.startswith(name)):
+            made.results[format] = Accuracy(format=format, value=None, reason=str(e))
+            made.checks.append(not_run(FILES[format], "-", str(_level(made, format)), str(e)))
+        return False
+    return True
 
 
 def look_for_runtimes() -> None:
@@ -180,45 +196,65 @@ def _run_onnx(made: Candidate, files: Files, steps: int) -> None:
         )
 
 
-def _run_tflite(made: Candidate, files: Files, steps: int) -> None:
+@dataclass(frozen=True)
+class _TfliteRuns:
+    """Runs under way, each in a process of its own.
+
+    Attributes:
+        statuses: of the runtimes, available or not.
+        models: by format.
+        frames: of each format in each available runtime.
+        tests: of each format over the test set, in the first available runtime.
+    """
+
+    statuses: list[EngineStatus]
+    models: dict[FormatName, TfliteModel]
+    frames: dict[tuple[FormatName, str], Future[TfliteRun]]
+    tests: dict[FormatName, Future[TfliteRun]]
+
+
+def _start_tflite(
+    pool: ThreadPoolExecutor, made: Candidate, folder: Path, steps: int
+) -> _TfliteRuns:
     from edgeseq.emit.tflite import ENGINES, engine_status, read_tflite, run_tflite
 
-    # Every run is a process of its own, so that they may as well run side by side.
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        statuses = list(pool.map(engine_status, ENGINES))
-        able = [s for s in statuses if s.available]
-        models = {f: read_tflite(files.folder / FILES[f]) for f in _TFLITE}
-        frames = made.model.frames[:, :steps]
-        runs: dict[tuple[FormatName, str], Future[Any]] = {}
-        judgements: dict[FormatName, Future[Any]] = {}
-        for format, model in models.items():
-            if able and made.model.test is not None:
-                x = [made.model.test.x for _ in model.inputs]
-                judgements[format] = pool.submit(run_tflite, model, *x, engine=able[0].engine)
-            for s in able:
-                x = [frames for _ in model.inputs]
-                runs[format, s.engine] = pool.submit(run_tflite, model, *x, engine=s.engine)
-        for format, model in models.items():
-            path = files.folder / FILES[format]
-            _describe_tflite(files, format, path, model)
-            logits = judgements[format].result().real[0][:, -1] if format in judgements else None
-            for s in statuses:
+    statuses = [engine_status(engine) for engine in ENGINES]
+    able = [s.engine for s in statuses if s.available]
+    runs = _TfliteRuns(statuses, {f: read_tflite(folder / FILES[f]) for f in _TFLITE}, {}, {})
+    for format, model in runs.models.items():
+        if able and made.model.test is not None:
+            x = [made.model.test.x for _ in model.inputs]
+            runs.tests[format] = pool.submit(run_tflite, model, *x, engine=able[0])
+        x = [made.model.frames[:, :steps] for _ in model.inputs]
+        for engine in able:
+            runs.frames[format, engine] = pool.submit(run_tflite, model, *x, engine=engine)
+    return runs
+
+
+def _finish_tflite(runs: _TfliteRuns, made: Candidate, files: Files, steps: int) -> None:
+    for format, model in runs.models.items():
+        path = files.folder / FILES[format]
+        _describe_tflite(files, format, path, model)
+        tested = runs.tests.get(format)
+        logits = tested.result().real[0][:, -1] if tested is not None else None
+        judged = False
+        for s in runs.statuses:
+            if s.available:
+                outs = runs.frames[format, s.engine].result().real
+                engine = f"{path.name} in {s.engine} {s.version}"
+                _note(made, files, format, path, engine, outs, logits, steps, judged=judged)
+                judged = True
+            else:
                 against, _ = _want(made, format, steps)
-                if s.available:
-                    outs = runs[format, s.engine].result().real
-                    engine = f"{path.name} in {s.engine} {s.version}"
-                    first = s is able[0]
-                    _note(made, files, format, path, engine, outs, logits, steps, judged=not first)
-                else:
-                    stage, level = f"{path.name} in {s.engine}", str(_level(made, format))
-                    made.checks.append(not_run(stage, against, level, s.reason))
-            if not able:
-                made.results[format] = Accuracy(
-                    format=format,
-                    value=None,
-                    bytes=path.stat().st_size,
-                    reason="neither LiteRT nor tflite-runtime is installed",
-                )
+                stage, level = f"{path.name} in {s.engine}", str(_level(made, format))
+                made.checks.append(not_run(stage, against, level, s.reason))
+        if not judged:
+            made.results[format] = Accuracy(
+                format=format,
+                value=None,
+                bytes=path.stat().st_size,
+                reason="neither LiteRT nor tflite-runtime is installed",
+            )
 
 
 def _describe_tflite(files: Files, format: FormatName, path: Path, model: TfliteModel) -> None:

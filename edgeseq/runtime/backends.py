@@ -33,6 +33,16 @@ class Backend(Protocol):
             outputs: likewise; filled.
         """
 
+    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], object]:
+        """`run` on always the same arrays, which the caller keeps, with what it can do beforehand.
+
+        Args:
+            inputs, outputs: as `run` takes them.
+
+        Returns:
+            Does the run, at each call; what it returns means nothing.
+        """
+
     def state(self) -> dict[str, Array]:
         """Copies of what is carried, by name."""
 

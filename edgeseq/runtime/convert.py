@@ -14,9 +14,15 @@ import numpy.typing as npt
 from edgeseq.errors import DataError
 from edgeseq.manifest import InputInfo
 
-__all__ = ["DTYPES", "Converter", "as_frames"]
+__all__ = ["DTYPES", "Converter", "FrameConverter", "as_frames"]
 
 Array = npt.NDArray[Any]
+
+# A sum of squares below it has no NaN, no infinity, and no element beyond those of float32: with
+# such numbers, the arithmetic below overflows nowhere.
+_MODEST = 1e76
+# Character codes of the element types that float64 takes without overflow: not long double.
+_NARROW = "?bBhHiIlLqQefd"
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "i8": np.dtype(np.int8),
@@ -117,6 +123,15 @@ class Converter:
         np.minimum(work, self._high, out=work)
         out[...] = work
 
+    def single(self) -> FrameConverter | None:
+        """The same for one frame at a time; None if the step reads real numbers."""
+        if self._dtype.kind == "f":
+            return None
+        limits = (self._low, self._high)
+        return FrameConverter(
+            self._info, self._dtype, self._offset, (self._scale, self._unit), limits
+        )
+
     def _refuse(self, raw: Array, position: int) -> None:
         bad = np.argwhere(~np.isfinite(raw))
         if not len(bad):
@@ -129,3 +144,66 @@ class Converter:
             where=f"input {self._info.name!r}",
             fix="replace missing samples before pushing, for example by the last good value",
         )
+
+
+class FrameConverter:
+    """`Converter.store` for one ordinary frame: every array is there beforehand.
+
+    With so few elements the time goes into calling numpy, not into its arithmetic. All operands
+    have the same shape and type: numpy takes several times as long over mixed ones.
+
+    Args:
+        offset, divisors: subtracted, then divided by, one after the other; None does nothing.
+        limits: least and greatest stored value.
+
+    Attributes:
+        stored: [1, *shape], what `store` fills.
+    """
+
+    def __init__(
+        self,
+        info: InputInfo,
+        dtype: np.dtype[Any],
+        offset: Array | None,
+        divisors: tuple[Array | float | None, ...],
+        limits: tuple[float, float],
+    ) -> None:
+        shape = (1, *info.shape)
+
+        def filled(value: Array | float) -> Array:
+            return np.array(np.broadcast_to(value, shape), np.float64)
+
+        self.stored = np.zeros(shape, dtype)
+        self._shapes = (shape, info.shape)
+        self._work = np.zeros(shape, np.float64)
+        self._offset = None if offset is None else filled(offset)
+        self._divisors = [filled(d) for d in divisors if d is not None]
+        self._half, self._low, self._high = filled(0.5), filled(limits[0]), filled(limits[1])
+
+    def store(self, frame: Any) -> bool:
+        """Convert `frame` into `stored`.
+
+        Returns:
+            False, `stored` unchanged, if it is not one frame as an array of modest finite
+            numbers: `Converter.store` knows what to do about it.
+        """
+        if (
+            type(frame) is not np.ndarray
+            or frame.shape not in self._shapes
+            or frame.dtype.char not in _NARROW
+        ):
+            return False
+        work = self._work
+        work[...] = frame
+        if not np.vdot(work, work) < _MODEST:  # of numpy's products, the one that never warns
+            return False
+        if self._offset is not None:
+            np.subtract(work, self._offset, work)
+        for divisor in self._divisors:
+            np.divide(work, divisor, work)
+        np.add(work, self._half, work)
+        np.floor(work, work)
+        np.maximum(work, self._low, out=work)
+        np.minimum(work, self._high, out=work)
+        self.stored[...] = work
+        return True

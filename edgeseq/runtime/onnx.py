@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,10 @@ class Onnx:
             for p, y, value in zip(self._outputs, outputs, got, strict=False):
                 p.store(value, y, t)
             self._carried = got[len(outputs) :]
+
+    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], object]:
+        """See `Backend`."""
+        return partial(self.run, inputs, outputs)
 
     def state(self) -> dict[str, Array]:
         """See `Backend`."""

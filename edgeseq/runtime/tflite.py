@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,10 @@ class Tflite:
             for (p, index), y in zip(self._outputs, outputs, strict=True):
                 p.store(opened.get_tensor(index), y, t)
             self._carried = [opened.get_tensor(index) for index in self._results]
+
+    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], object]:
+        """See `Backend`."""
+        return partial(self.run, inputs, outputs)
 
     def state(self) -> dict[str, Array]:
         """See `Backend`."""
