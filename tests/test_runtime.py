@@ -180,8 +180,16 @@ def test_conversion_equals_the_graphs(scale: float, dtype: str) -> None:
         affine_offset=(0.1, -5.0, 0.0),
     )
     out = np.empty(raw.shape, DTYPES[dtype])
-    Converter(info, 4000).store(raw, out, 0)
+    converter = Converter(info, 4000)
+    converter.store(raw, out, 0)
     np.testing.assert_array_equal(out, to_stored(graph, "x", raw))
+    single = converter.single()
+    assert single is not None
+    raw[::7] *= 1e6  # saturates
+    want = to_stored(graph, "x", raw)
+    for frame, stored in zip(raw[1000:3000:3], want[1000:3000:3], strict=True):
+        assert single.store(frame)
+        np.testing.assert_array_equal(single.stored, stored[None])
 
 
 @settings(max_examples=40, deadline=None)
@@ -267,6 +275,49 @@ def test_shapes(native: Path, raw: Array) -> None:
     assert stream.push(raw[:3].tolist()).shape == (3, 2)
     assert stream.push(np.asfortranarray(raw[:50])).shape == (50, 2)
     assert stream.push({"x": raw[:2]}).shape == (2, 2)
+
+
+@pytest.mark.parametrize("dtype", ["f4", ">f8", "f2", "i2", "u1", "?", "g"])
+@pytest.mark.parametrize("delay", [0, 2])
+def test_a_frame_per_push_equals_one_push(
+    library: bytes, tmp_path: Path, raw: Array, dtype: str, delay: int
+) -> None:
+    folder = artifact(tmp_path / "a", {"native": library}, delay=delay)
+    raw = np.clip(raw[:300], 0, 200).astype(dtype) if dtype in ("u1", "i2", "f2") else raw[:300]
+    raw = np.asfortranarray(raw.astype(dtype))
+    whole, stream = Stream(folder).push(raw), Stream(folder)
+    parts, places = [], []
+    for i, frame in enumerate(raw):
+        parts.append(stream.push(frame[None] if i % 2 else frame))
+        places.append(stream.positions)
+        assert parts[-1].dtype == np.float64 and stream.frames == i + 1
+        if i == 150:
+            state = stream.state()
+            stream.push(frame)
+            stream.restore(state)
+    np.testing.assert_array_equal(np.concatenate(parts), whole)  # none overwritten by a later one
+    np.testing.assert_array_equal(np.concatenate(places), np.arange(300 - delay))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_frame_per_push_takes_what_any_push_takes(native: Path) -> None:
+    stream, other = Stream(native), Stream(native)
+    stream.push(np.zeros(2))
+    other.push(np.zeros(2))
+    before = stream.state()
+    for bad in ([0.0, np.nan], [-np.inf, 0.0]):
+        for dtype in (np.float32, np.float64):
+            with pytest.raises(DataError, match="frame 1, channel"):
+                stream.push(np.array(bad, dtype))
+    for shape in ((3,), (1, 3), (2, 1), (1, 1, 2), ()):
+        with pytest.raises(DataError, match="shape"):
+            stream.push(np.zeros(shape))
+    for key, value in stream.state().items():
+        np.testing.assert_array_equal(value, before[key])
+    for huge in (1e37, 3e38, 1e200, np.finfo(np.float64).max):
+        frame = np.array([huge, -huge])
+        np.testing.assert_array_equal(stream.push(frame), other.push([frame, frame])[:1])
+        other.restore(stream.state())
 
 
 @pytest.mark.parametrize(
@@ -477,6 +528,8 @@ def test_onnx_stands_in(fallback: Path, raw: Array) -> None:
     np.testing.assert_array_equal(np.concatenate(parts), got)
     stream.restore(state)
     np.testing.assert_array_equal(stream.push(raw[80:200]), got[80:])
+    stream.reset()
+    np.testing.assert_array_equal(np.concatenate([stream.push(x) for x in raw[:200]]), got)
     with pytest.raises(DataError, match=r"has no float32 array 'h'"):
         stream.restore({**state, "h": np.zeros(3)})
 
