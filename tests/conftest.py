@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
 
 # Tiny models: threads would only get into each other's way, above all under pytest-xdist.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Nothing a test draws or caches belongs into the user's folders.
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+# In CI the same examples each time, so that a red run is about the change; people get new ones at
+# every run, and what they find becomes an @example.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from made_up_manifest import accuracies, manifest
 
@@ -370,6 +370,8 @@ def test_size_axis_has_a_few_ticks(sizes: list[int]) -> None:
     assert 1 <= len(ticks) <= 10 and all(low <= t <= high for t in ticks)
 
 
+@example([1.0])
+@example([0.0])
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_value_axis_holds_the_values(values: list[float]) -> None:
     bottom, top, step = nice_range(min(values), max(values), 1.0)

@@ -39,7 +39,7 @@ def size_range(sizes: Sequence[int]) -> tuple[float, float]:
 
 
 def nice_range(low: float, high: float, most: float = math.inf) -> tuple[float, float, float]:
-    """Bounds around values and the distance of grid lines, in 1-2-5 steps.
+    """Bounds around values, at least two grid lines apart, and the distance of the lines (1-2-5).
 
     Args:
         most: the upper bound is not above this.
@@ -49,8 +49,9 @@ def nice_range(low: float, high: float, most: float = math.inf) -> tuple[float, 
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
     bottom = math.floor((low - 0.15 * span) / step) * step
-    top = math.ceil((high + 0.15 * span) / step) * step
-    return bottom, min(top, most), step
+    top = min(math.ceil((high + 0.15 * span) / step) * step, most)
+    # Values at the upper bound would sit on an axis of one step.
+    return min(bottom, top - 2 * step), top, step
 
 
 def scatter(facts: Facts) -> str:
