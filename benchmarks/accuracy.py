@@ -16,8 +16,10 @@ from benchmarks._project import EXAMPLE
 from edgeseq.cli.building import trained_folder
 from edgeseq.cli.progress import Screen
 from edgeseq.compiler import compile_project
-from edgeseq.config import load_config
+from edgeseq.config import Config, load_config
+from edgeseq.data import load_set
 from edgeseq.manifest import Format, Manifest
+from edgeseq.runtime import Stream
 from edgeseq.target import load_target
 
 __all__ = ["measure"]
@@ -53,8 +55,29 @@ def measure(quick: bool) -> list[Figure]:
             config, [target], Path(out), work=trained_folder(EXAMPLE / "edgeseq.toml"),
             progress=screen,
         )  # fmt: skip
-    manifest = built.manifests[-1]
-    return [*_best(manifest), *_others(manifest)]
+        manifest = built.manifests[-1]
+        stream = Stream(built.folder / manifest.tier.name)
+        return [*_best(manifest), _carried(stream, config), *_others(manifest)]
+
+
+def _carried(stream: Stream, config: Config) -> Figure:
+    """The same windows' answers from a state carried on through each recording."""
+    data = load_set(config.data.source, config.data.channels or None)
+    hits = count = 0
+    for recording in data.take(config.data.test_groups):
+        stream.reset()
+        outputs = stream.push(recording.frames)
+        answers = outputs[config.data.window - 1 :: config.data.hop].argmax(axis=1)
+        hits += int((answers == recording.label).sum())
+        count += len(answers)
+    return Figure(
+        f"{stream.manifest.model.name}: integer, state carried through each recording",
+        100 * hits / count,
+        "%",
+        2,
+        compared="a reset before each window, as above",
+        note=f"{count} answers",
+    )
 
 
 def _best(manifest: Manifest) -> list[Figure]:

@@ -110,10 +110,12 @@ def _package(name: str, purpose: str, pin: str | None) -> Check:
 
 
 def _resource(kind: str) -> Check:
+    what = {"calib": "recordings"}.get(kind, kind)
+    purpose = f"the {what} that come with edgeseq"
     try:
-        return Check(kind, OK, str(resource_folder(kind)), f"the {kind} that come with edgeseq")
+        return Check(kind, OK, str(resource_folder(kind)), purpose)
     except EdgeseqError as error:
-        return Check(kind, MISSING, str(error), f"the {kind} that come with edgeseq")
+        return Check(kind, MISSING, str(error), purpose)
 
 
 def _cache() -> Check:
