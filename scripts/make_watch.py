@@ -120,7 +120,6 @@ def manifest_text(
         "[source]",
         f'package = "{PACKAGE}"',
         f'version = "{VERSION}"',
-        f'url = "https://pypi.org/project/{PACKAGE}/{VERSION}/"',
         f'wheel_sha256 = "{WHEEL_SHA256}"',
         f'file = "{NPY_NAME}"',
         f'file_sha256 = "{NPY_SHA256}"',
