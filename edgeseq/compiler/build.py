@@ -36,6 +36,7 @@ from edgeseq.verify.artifact import GRAPH_FILE
 __all__ = ["Built", "Settings", "compile_model", "compile_project", "settings_of"]
 
 GOLDEN_FRAMES = 256
+GOLDEN_FILE = "golden.npz"
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,7 @@ class _Session:
         self.made, self.settings, self.progress = made, settings, progress
         self._temporary = temporary
         self._files: dict[str, Files] = {}
+        self._golden: dict[str, Golden] = {}
 
     def plan(self, target: Target, out: Path) -> _Plan:
         """Choose who fills which tier of `target`, and verify the chosen ones.
@@ -331,7 +333,14 @@ class _Session:
                 candidate, target, self.settings.formats, folder, self.progress, steps
             ) as finish:
                 verify_candidate(candidate, self.progress, steps)
-                self._files[name] = finish()
+                files = finish()
+            golden = make_golden(
+                candidate.integer, [x[0, :GOLDEN_FRAMES] for x in candidate.stored_frames()]
+            )
+            write_golden(golden, folder / GOLDEN_FILE)
+            (folder / GRAPH_FILE).write_text(candidate.text, encoding="utf-8")
+            files.kinds |= {GOLDEN_FILE: "golden frames", GRAPH_FILE: "integer step, as text"}
+            self._files[name], self._golden[name] = files, golden
 
     def _check_accuracy(self, candidate: Candidate, target: Target) -> None:
         float_, integer = (candidate.results[f].value for f in ("float", "integer"))
@@ -364,25 +373,18 @@ class _Session:
     ) -> Manifest:
         candidate = winner.candidate
         with new_folder(parent / tier.name) as folder:
-            kinds = dict(files.kinds)
             for path in sorted(files.folder.iterdir()):
                 shutil.copyfile(path, folder / path.name)
-            golden = make_golden(
-                candidate.integer, [x[0, :GOLDEN_FRAMES] for x in candidate.stored_frames()]
-            )
-            write_golden(golden, folder / "golden.npz")
-            (folder / GRAPH_FILE).write_text(to_text(candidate.integer), encoding="utf-8")
-            kinds |= {"golden.npz": "golden frames", GRAPH_FILE: "integer step, as text"}
             formats = list(files.formats)
             if "native" in self.settings.formats:
-                formats.append(self._native(winner, target, folder, golden))
+                formats.append(self._native(winner, target, folder))
             manifest = manifest_of(
                 winner,
                 target,
                 tier,
                 floor=self.settings.floor or None,
                 formats=formats,
-                files=file_infos(folder, kinds),
+                files=file_infos(folder, files.kinds),
                 checks=[*candidate.checks, *winner.checks],
                 candidates=infos if len(infos) > 1 else [],
                 notes=self._notes(candidate),
@@ -390,7 +392,7 @@ class _Session:
             write(manifest, folder / MANIFEST)
         return manifest
 
-    def _native(self, winner: Placed, target: Target, folder: Path, golden: Golden) -> FormatInfo:
+    def _native(self, winner: Placed, target: Target, folder: Path) -> FormatInfo:
         candidate = winner.candidate
         job = Job(
             folder=folder,
@@ -398,7 +400,7 @@ class _Session:
             real=candidate.step,
             integer=candidate.integer,
             compiled=winner.compiled,
-            golden=golden,
+            golden=self._golden[candidate.model.name],
             info={
                 "classes": list(candidate.model.labels),
                 "channels": list(candidate.model.channels),

@@ -14,7 +14,6 @@ import numpy as np
 import edgeseq
 from edgeseq.compiler.candidate import Candidate
 from edgeseq.compiler.placed import Placed
-from edgeseq.ir.text import to_text
 from edgeseq.ir.types import Type
 from edgeseq.manifest import (
     Candidate as CandidateInfo,
@@ -132,7 +131,7 @@ def candidate_info(
 
 def graph_digest(made: Candidate) -> str:
     """SHA-256 of the integer step's text form with its constants."""
-    return hashlib.sha256(to_text(made.integer).encode()).hexdigest()
+    return hashlib.sha256(made.text.encode()).hexdigest()
 
 
 def _created() -> str | None:

@@ -12,12 +12,12 @@ import numpy as np
 from edgeseq.compiler.candidate import Candidate
 from edgeseq.compiler.models import Progress
 from edgeseq.emulate import Emulator
-from edgeseq.ir.interp import Interpreter
 from edgeseq.kernels import CompiledStep, HostStep, compile_step
 from edgeseq.kernels.host import runs_here
 from edgeseq.manifest import FlashUse, Instructions, Latency, Memory, RamUse, Verification
 from edgeseq.target import Target, Tier
 from edgeseq.verify import EXACT, compare, not_run
+from edgeseq.verify.answers import by_emulator, by_host
 
 __all__ = ["Placed", "place", "shortfall"]
 
@@ -75,7 +75,8 @@ def place(
     name = candidate.model.name
     progress.stage(f"{name}: compiling for {target.name}")
     compiled = compile_step(candidate.integer, target, candidate.model.c_name)
-    stored = [x[0] for x in candidate.stored_frames()]
+    frames = [x[:, :steps] for x in candidate.stored_frames()]
+    against = "integer interpreter"
     checks: list[Verification] = []
     stack: int | None = None
     method = "not measured: no emulator for this CPU"
@@ -86,8 +87,10 @@ def place(
     if target.emulator is not None:
         progress.stage(f"{name}: running {steps} steps on an emulated {target.emulator}")
         emulator = Emulator(compiled)
-        checks.append(_emulated(candidate, emulator, target.emulator, stored, steps))
-        figures = emulator.measure(*(x[:_COUNTED] for x in stored))
+        got = by_emulator(candidate.integer, emulator, frames)
+        stage = f"kernels on emulated {target.emulator}"
+        checks.append(compare(stage, against, EXACT, candidate.exact(steps), got))
+        figures = emulator.measure(*(x[0, :_COUNTED] for x in frames))
         stack = figures.stack_bytes
         method = (
             f"deepest of {figures.steps} emulated steps, which wrote {figures.ram_bytes} distinct "
@@ -104,10 +107,12 @@ def place(
             mean=None, largest=None, steps=0, method="not measured: no emulator for this CPU"
         )
     if runs_here(target):
-        checks.append(_native_here(candidate, compiled, stored, steps))
+        got = by_host(candidate.integer, HostStep.of(compiled), frames)
+        stage = "kernels on this machine"
+        checks.append(compare(stage, against, EXACT, candidate.exact(steps), got))
     elif target.emulator is None:
         reason = f"no emulator for {target.cpu}, and this machine is a {platform.machine()}"
-        checks.append(not_run(f"kernels on {target.name}", "integer interpreter", "Exact", reason))
+        checks.append(not_run(f"kernels on {target.name}", against, str(EXACT), reason))
     memory = _memory(compiled, stack, method)
     latency = _latency(candidate, compiled, target, instructions)
     return Placed(candidate, compiled, memory, instructions, latency, checks)
@@ -130,32 +135,6 @@ def _too_large(memory: Memory, tier: Tier) -> str | None:
     if memory.ram.total > tier.ram_bytes:
         return f"needs {memory.ram.total} bytes of RAM, the tier has {tier.ram_bytes}"
     return None
-
-
-def _emulated(
-    candidate: Candidate, emulator: Emulator, cpu: str, stored: list[np.ndarray], steps: int
-) -> Verification:
-    frames = [x[:steps] for x in stored]
-    interpreter = Interpreter(candidate.integer)
-    outs = interpreter.sequence(*(x[None] for x in frames))
-    want = dict(zip(candidate.integer.outputs, outs, strict=True))
-    want |= {f"state {k}": v for k, v in interpreter.state.items()}
-    emulator.reset()
-    results = emulator.sequence(*frames)
-    got = {n: y[None] for n, y in zip(candidate.integer.outputs, results, strict=True)}
-    got |= {f"state {k}": v[None] for k, v in emulator.state.items()}
-    return compare(f"kernels on emulated {cpu}", "integer interpreter", EXACT, want, got)
-
-
-def _native_here(
-    candidate: Candidate, compiled: CompiledStep, stored: list[np.ndarray], steps: int
-) -> Verification:
-    machine = HostStep.of(compiled)
-    frames = [x[None, :steps] for x in stored]
-    outs = Interpreter(candidate.integer).sequence(*frames)
-    want = dict(zip(candidate.integer.outputs, outs, strict=True))
-    got = dict(zip(candidate.integer.outputs, machine.run(*frames), strict=True))
-    return compare("kernels on this machine", "integer interpreter", EXACT, want, got)
 
 
 def _memory(compiled: CompiledStep, stack: int | None, method: str) -> Memory:

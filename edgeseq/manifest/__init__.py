@@ -13,6 +13,7 @@ from edgeseq.manifest.files import (
     read,
     to_json,
     write,
+    write_file,
 )
 from edgeseq.manifest.schema import (
     SCHEMA,
@@ -69,4 +70,5 @@ __all__ = [
     "to_json",
     "Verification",
     "write",
+    "write_file",
 ]

@@ -26,6 +26,7 @@ __all__ = [
     "read",
     "to_json",
     "write",
+    "write_file",
 ]
 
 MANIFEST = "manifest.json"
@@ -41,15 +42,23 @@ def write(manifest: Manifest, path: Path) -> None:
         ArtifactError: a value does not fit the schema (the message names the key), or the file
             cannot be written.
     """
-    text = to_json(manifest, where=str(path))
+    write_file(path, to_json(manifest, where=str(path)).encode(), "the manifest")
+
+
+def write_file(path: Path, content: bytes, what: str) -> None:
+    """Write a file in one step: it is there whole, or as it was before.
+
+    Raises:
+        ArtifactError: `what` cannot be written.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(content)
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise ArtifactError(
-            f"cannot write the manifest: {error.strerror}",
+            f"cannot write {what}: {error.strerror}",
             where=str(path),
             fix="choose a folder that can be written, on a disk with space",
         ) from error

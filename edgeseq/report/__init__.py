@@ -6,7 +6,6 @@ Everything shown comes from the manifests of the artifacts.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def write_report(folder: Path, manifests: Sequence[Manifest] | None = None) -> P
     text = json.dumps(facts.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     contents = (render_page(facts).encode(), text.encode(), draw_picture(facts))
     for name, content in zip(REPORT_FILES, contents, strict=True):
-        _replace(folder / name, content)
+        _manifest.write_file(folder / name, content, "the report")
     return folder / REPORT_FILES[0]
 
 
@@ -77,17 +76,3 @@ def _of_one_target(manifests: Sequence[Manifest], folder: Path) -> Sequence[Mani
             fix="report on each OUT/TARGET by itself",
         )
     return manifests
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise ArtifactError(
-            f"cannot write the report: {error.strerror}",
-            where=str(path),
-            fix="choose a folder that can be written, on a disk with space",
-        ) from error

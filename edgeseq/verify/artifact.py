@@ -12,10 +12,10 @@ import numpy.typing as npt
 from edgeseq.emit.golden import Golden, read_golden
 from edgeseq.errors import ArtifactError, GraphError, TargetError, VerifyError
 from edgeseq.ir.graph import Graph
-from edgeseq.ir.interp import Interpreter
 from edgeseq.ir.text import from_text
 from edgeseq.manifest import Manifest, load_artifact
 from edgeseq.target import load_target
+from edgeseq.verify.answers import by_emulator, by_host, by_interpreter, named
 from edgeseq.verify.levels import EXACT, compare
 
 __all__ = ["GRAPH_FILE", "verify_artifact"]
@@ -44,15 +44,12 @@ def verify_artifact(folder: Path) -> Iterator[str]:
     graph = _graph(folder)
     golden = read_golden(folder / "golden.npz")
     inputs = [golden.inputs[name][None] for name in graph.inputs]
-    machine = Interpreter(graph)
-    outs = machine.sequence(*inputs)
     want = _named(golden)
-    got = dict(zip(graph.outputs, outs, strict=True))
-    got |= {f"state {k}": v for k, v in machine.state.items()}
+    got = by_interpreter(graph, inputs)
     check = compare("integer interpreter", "golden frames", EXACT, want, got)
     yield f"golden frames follow from {GRAPH_FILE}: {check.level} over {check.steps} steps"
     if manifest.format("native") is not None:
-        yield from _native(folder, manifest, graph, golden, want)
+        yield from _native(folder, manifest, graph, inputs, want)
 
 
 def _graph(folder: Path) -> Graph:
@@ -66,12 +63,14 @@ def _graph(folder: Path) -> Graph:
 
 
 def _named(golden: Golden) -> dict[str, Array]:
-    want: dict[str, Array] = {name: y[None] for name, y in golden.outputs.items()}
-    return want | {f"state {k}": np.asarray(v)[None] for k, v in golden.states.items()}
+    return named(
+        {name: y[None] for name, y in golden.outputs.items()},
+        {name: np.asarray(v)[None] for name, v in golden.states.items()},
+    )
 
 
 def _native(
-    folder: Path, manifest: Manifest, graph: Graph, golden: Golden, want: dict[str, Array]
+    folder: Path, manifest: Manifest, graph: Graph, frames: list[Array], want: dict[str, Array]
 ) -> Iterator[str]:
     from edgeseq.emit.linker import link_shared, neutral_float_abi
     from edgeseq.emulate import Emulator
@@ -99,18 +98,11 @@ def _native(
             f"({manifest.versions})",
         )
     yield f"{info.file} holds the object that {GRAPH_FILE} compiles to, byte for byte"
-    frames = [golden.inputs[name] for name in graph.inputs]
     if target.emulator is not None:
-        emulator = Emulator(compiled)
-        results = emulator.sequence(*frames)
-        got = {n: y[None] for n, y in zip(graph.outputs, results, strict=True)}
-        got |= {f"state {k}": v[None] for k, v in emulator.state.items()}
+        got = by_emulator(graph, Emulator(compiled), frames)
         check = compare(f"emulated {target.emulator}", "golden frames", EXACT, want, got)
         yield f"machine code on an emulated {target.emulator}: Exact over {check.steps} steps"
     if runs_here(target):
-        step = HostStep.of(compiled)
-        results = step.run(*(x[None] for x in frames))
-        got = dict(zip(graph.outputs, results, strict=True))
-        got |= {f"state {k}": v for k, v in step.state.items()}
+        got = by_host(graph, HostStep.of(compiled), frames)
         check = compare("machine code here", "golden frames", EXACT, want, got)
         yield f"machine code on this machine: Exact over {check.steps} steps"

@@ -17,7 +17,7 @@ from edgeseq.ir.graph import Graph
 from edgeseq.ir.interp import Interpreter
 from edgeseq.ir.io import from_stored, store_prepared
 from edgeseq.manifest import Verification
-from edgeseq.verify.levels import not_run
+from edgeseq.verify.levels import Snr, not_run
 
 __all__ = ["LONG", "check_sensitivity", "check_stability"]
 
@@ -28,6 +28,7 @@ Runner = Callable[[list[Array]], list[Array]]
 LONG = 100_000
 """Steps of each long run."""
 
+_SNR = Snr(0.0)
 _PERIOD = 1000
 _LOSS_DB = 3.0
 _RIPPLE = 0.01
@@ -112,12 +113,6 @@ def check_stability(
     return results
 
 
-def _db(reference: Array, value: Array) -> float:
-    noise = float(np.mean((reference - value) ** 2))
-    signal = float(np.mean(reference**2))
-    return 300.0 if noise == 0 else 10 * float(np.log10(max(signal, 1e-300) / noise))
-
-
 def _drift(
     integer: Graph, real: list[Array], long: list[Array], period: int, repeats: int
 ) -> Verification:
@@ -126,11 +121,11 @@ def _drift(
     worst = -np.inf
     for i, name in enumerate(integer.outputs):
         second, third = real[i][:, period : 2 * period], real[i][:, 2 * period :]
-        if _db(third, second) < 60.0:
+        if _SNR.worst(third, second) < 60.0:
             return not_run(stage, against, level, "the real model's own answer does not repeat")
         value = from_stored(integer, name, long[i])
-        early = _db(third, value[:, 2 * period : 3 * period])
-        late = _db(third, value[:, -period:])
+        early = _SNR.worst(third, value[:, 2 * period : 3 * period])
+        late = _SNR.worst(third, value[:, -period:])
         worst = max(worst, early - late)
         if early - late > _LOSS_DB:
             raise VerifyError(
