@@ -24,8 +24,12 @@ __all__ = [
     "lut_fit",
     "multiplier",
     "rq",
+    "WIDE_INTERVALS",
     "saturate",
     "shift_round",
+    "softmax",
+    "wide_apply",
+    "wide_table",
 ]
 
 IntArray = npt.NDArray[np.signedinteger[Any]]
@@ -213,4 +217,99 @@ def layer_norm(x: IntArray, gain: IntArray, bias: IntArray, *, eps: int, shift: 
     sh = 35 - j
     z = (d * r + (np.int64(1) << (sh - 1))) >> sh
     y: IntArray = rq(z, gain, shift) + bias.astype(np.int64)
+    return y
+
+
+def softmax(x: IntArray, table: IntArray, *, m: int, s: int, lo: int, k: int) -> IntArray:
+    """Integer softmax over the last axis of N <= 65 535 elements.
+
+    ``e = table(clamp(rq(x - max, m, s)))`` in Q0.15, ``S = sum e``,
+    ``y = (e * 2^15 + floor(S / 2)) // S``.
+
+    Args:
+        x: int32 or narrower.
+        table: nodes of exp on [lo, 0), int16, Q0.15 (`lut_fit`); read as `lut_apply` does.
+        m, s: bring a difference of x to the units of the table; m within 0..2^30.
+        lo: the first node's argument, -(n << k).
+        k: log2 of the interval width.
+
+    Returns:
+        int64 within 0..2^15, Q0.15 before it is saturated.
+    """
+    d = x.astype(np.int64) - x.max(-1, keepdims=True).astype(np.int64)
+    e = lut_apply(rq(d, m, s), table, lo, k).astype(np.int64)
+    total = e.sum(-1, keepdims=True)
+    y: IntArray = ((e << 15) + (total >> 1)) // total
+    return y
+
+
+WIDE_INTERVALS = 192
+"""Intervals of the table of a `wide` function: 1/64 wide, over the mantissas 1..4."""
+
+_WIDE_STEP = {"sqrt": -1, "rsqrt": 1, "reciprocal": 2, "log": 0}
+_LOG4 = round(2.0**28 * math.log(4.0))
+
+
+def wide_table(fn: str) -> IntArray:
+    """Nodes of a `wide` function at 1 + i/64, i = 0..192, in Q28, int32.
+
+    Args:
+        fn: 'sqrt', 'rsqrt', 'reciprocal' or 'log'.
+    """
+    at = 1.0 + np.arange(WIDE_INTERVALS + 1) / 64.0
+    real = {"sqrt": np.sqrt, "rsqrt": lambda v: v**-0.5, "reciprocal": lambda v: 1 / v,
+            "log": np.log}[fn]  # fmt: skip
+    # The chord of a convex function lies above it by h^2/8 f'': half of that is taken off.
+    second = {
+        "sqrt": -0.25 * at**-1.5, "rsqrt": 0.75 * at**-2.5, "reciprocal": 2 * at**-3.0,
+        "log": -(at**-2.0),
+    }[fn]  # fmt: skip
+    nodes = real(at) - second / 64.0**2 / 16.0
+    return np.floor(nodes * 2.0**28 + 0.5).astype(np.int32)
+
+
+def wide_apply(x: IntArray, table: IntArray, fn: str, *, m: int, s: int, b: int) -> IntArray:
+    """A function of large dynamic range, the argument normalised by its leading zeros.
+
+    For x > 0, ``q = floor(log2(x) / 2)``, ``u = x * 4^-q`` in Q28 (1 <= u < 4, cut off below),
+    ``t`` the table at u by linear interpolation with 15 bits of fraction, and
+
+    * sqrt, rsqrt, reciprocal: ``y = rq(t, m, s + c q) + b`` with c = -1, 1, 2;
+    * log: ``y = rq(t + q * log(4), m, s) + b``.
+
+    sqrt of x <= 0 is b; reciprocal of a negative x is minus that of -x (b is 0) and of 0 the
+    greatest value; rsqrt and log of x <= 0 are those of x = 1.
+
+    Args:
+        x: int32 or narrower.
+        table: `wide_table(fn)`.
+        fn: 'sqrt', 'rsqrt', 'reciprocal' or 'log'.
+        m, s: multiplier (|m| < 2^31) and shift; s - 15 >= 0 for sqrt, s + c q <= 62.
+        b: added last.
+
+    Returns:
+        int64: y before it is saturated.
+    """
+    x64 = x.astype(np.int64)
+    a = np.abs(x64) if fn == "reciprocal" else x64
+    a = np.clip(a, 1, (1 << 31) - 1)
+    q = np.zeros_like(a)
+    for step in (8, 4, 2, 1):  # q = (31 - leading zeros) / 2
+        big = (a >> (2 * (q + step))) > 0
+        q = np.where(big, q + step, q)
+    up = 28 - 2 * q
+    u = np.where(up >= 0, a << np.maximum(up, 0), a >> np.maximum(-up, 0))
+    v = u - (np.int64(1) << 28)
+    i, f = v >> 22, (v >> 7) & 0x7FFF
+    t64 = table.astype(np.int64)
+    t = t64[i] + shift_round((t64[i + 1] - t64[i]) * f, 15)
+    if fn == "log":
+        return rq(t + q * _LOG4, m, s) + b
+    sh = s + _WIDE_STEP[fn] * q
+    half = np.where(sh > 0, np.int64(1) << np.maximum(sh - 1, 0), 0)
+    y: IntArray = ((t * np.int64(m) + half) >> sh) + b
+    if fn == "sqrt":
+        return np.where(x64 > 0, y, np.int64(b))
+    if fn == "reciprocal":
+        return np.where(x64 == 0, np.int64(1) << 40, np.where(x64 < 0, -y, y))
     return y

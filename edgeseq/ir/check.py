@@ -7,9 +7,9 @@ from typing import NoReturn
 import numpy as np
 
 from edgeseq.errors import GraphError, unknown_name
-from edgeseq.fixed import INT_RANGE
+from edgeseq.fixed import INT_RANGE, wide_table
 from edgeseq.ir import ops
-from edgeseq.ir.functions import FUNCTIONS
+from edgeseq.ir.functions import FUNCTIONS, WIDE
 from edgeseq.ir.graph import Graph, Node
 from edgeseq.ir.types import DTYPES, VALUE_NAME, Type
 
@@ -145,7 +145,7 @@ def _check_node(graph: Graph, node: Node, where: str) -> None:
         odd = have ^ want
         _fail(f"attribute {min(odd)!r} is {'missing' if min(odd) in want else 'unknown'}", where)
     inferred = None
-    if not integer or node.op not in ("lut", "norm"):  # integer luts and norms differ in inputs
+    if not integer or node.op not in ("lut", "norm", "wide", "softmax"):  # tables are inputs
         inferred = ops.infer(graph, node)
         have_lies = [(t.shape, t.time) for t in outs]
         want_lies = [(t.shape, t.time) for t in inferred]
@@ -153,6 +153,9 @@ def _check_node(graph: Graph, node: Node, where: str) -> None:
             _fail(f"outputs are {_join(outs)}, expected {_join(inferred)}", where)
     if not integer:
         _check_real(graph, node, where)
+    if node.op == "scan":
+        _check_body(node.attrs["body"], integer, where)
+    if not integer:
         return
     for v in node.inputs:
         if not graph.types[v].is_integer:
@@ -175,14 +178,15 @@ def _check_real(graph: Graph, node: Node, where: str) -> None:
             _fail(f"attribute {key!r} is {number!r}, not a finite number", where)
     if node.op == "norm" and not node.attrs["eps"] >= 0:
         _fail(f"eps {node.attrs['eps']!r} is negative", where)
-    if node.op == "scan":
-        body = node.attrs["body"]
-        try:
-            _check(body)
-        except GraphError as e:
-            _fail(e.what, f"{where}, {e.where}")
-        if not body.is_step:
-            _fail("the body of a scan must be a step", where)
+
+
+def _check_body(body: Graph, integer: bool, where: str) -> None:
+    try:
+        _check(body)
+    except GraphError as e:
+        _fail(e.what, f"{where}, {e.where}")
+    if not body.is_step or (integer and not body.is_integer):
+        _fail(f"the body of a scan must be {'an integer' if integer else 'a'} step", where)
 
 
 def _shift(s: object, where: str, least: int = 0) -> None:
@@ -301,6 +305,88 @@ def _same_place(x: Type, y: Type, where: str) -> None:
         _fail(f"makes {y} of {x}", where)
 
 
+def _check_depthwise(graph: Graph, node: Node, where: str) -> None:
+    x, w, out = (graph.types[v] for v in (*node.inputs[:2], node.output))
+    if any(v not in graph.consts for v in node.inputs[1:]):
+        _fail("weights and bias must be constants", where)
+    if x.dtype not in ("i8", "i16") or w.dtype not in ("i8", "i16"):
+        _fail(f"multiplies {x} by {w}; needs 8 or 16 bits", where)
+    m = np.asarray(node.attrs["m"])
+    if m.shape != (w.shape[1],) or m.dtype != np.int32:
+        _fail(f"multipliers {m.dtype}{list(m.shape)}", where)
+    _shift(node.attrs["s"], where)
+    if len(node.inputs) == 3:
+        bias = graph.types[node.inputs[2]]
+        if (bias.dtype, bias.scale) != ("i32", out.scale):
+            _fail(f"bias {bias} is not int32 in the scale of {out}", where)
+
+
+def _check_matmul(graph: Graph, node: Node, where: str) -> None:
+    a, b = (graph.types[v] for v in node.inputs)
+    if {a.dtype, b.dtype} - {"i8", "i16"}:
+        _fail(f"multiplies {a} by {b}; needs 8 or 16 bits", where)
+    if a.shape[-1] >= 1 << 16 or abs(node.attrs["m"]) >= 1 << 15:
+        _fail("the product does not fit 64 bits", where)
+    _shift(node.attrs["s"], where)
+
+
+def _check_softmax(graph: Graph, node: Node, where: str) -> None:
+    if len(node.inputs) != 2 or node.inputs[1] not in graph.consts:
+        _fail("needs an input and a constant table", where)
+    x, table, y = (graph.types[v] for v in (*node.inputs, node.output))
+    n = table.shape[0] - 1 if len(table.shape) == 1 else 0
+    if n < 1 or n & (n - 1) or (table.dtype, y.dtype, y.scale) != ("i16", "i16", 2.0**-15):
+        _fail(f"table {table} for output {y}", where)
+    if int(graph.consts[node.inputs[1]].min()) < 0 or graph.consts[node.inputs[1]][-1] < 1 << 14:
+        _fail("the table is not that of exp", where)
+    m, lo, k = node.attrs["m"], node.attrs["lo"], node.attrs["k"]
+    _shift(node.attrs["s"], where)
+    if not isinstance(k, int) or not 0 <= k <= 16 or lo != -(n << k) or not 0 <= m <= 1 << 30:
+        _fail(f"multiplier {m}, first argument {lo}, interval width 2^{k}", where)
+    if x.shape[-1] >= 1 << 16:
+        _fail(f"{x.shape[-1]} elements", where)
+    _same_place(x, y, where)
+
+
+def _check_wide(graph: Graph, node: Node, where: str) -> None:
+    fn = node.attrs["fn"]
+    if fn not in WIDE:
+        _fail(unknown_name("function", str(fn), WIDE), where)
+    if len(node.inputs) != 2 or node.inputs[1] not in graph.consts:
+        _fail("needs an input and a constant table", where)
+    x, table, y = (graph.types[v] for v in (*node.inputs, node.output))
+    if not np.array_equal(graph.consts[node.inputs[1]], wide_table(fn)) or table.dtype != "i32":
+        _fail(f"the table is not that of {fn}", where)
+    for key in ("m", "b"):
+        _int32(node.attrs[key], where)
+    low, high = {"sqrt": (15, 62), "rsqrt": (0, 47), "reciprocal": (0, 32), "log": (0, 62)}[fn]
+    if not isinstance(node.attrs["s"], int) or not low <= node.attrs["s"] <= high:
+        _fail(f"a shift of {node.attrs['s']!r} is not within {low}..{high}", where)
+    if fn == "reciprocal" and node.attrs["b"] != 0:
+        _fail("a reciprocal has no offset", where)
+    _same_place(x, y, where)
+
+
+def _check_compare(graph: Graph, node: Node, where: str) -> None:
+    a, b, out = (graph.types[v] for v in (*node.inputs, node.output))
+    if (a.dtype, a.scale) != (b.dtype, b.scale) or (out.dtype, out.scale) != ("i8", 1.0):
+        _fail(f"compares {a} and {b} to {out}", where)
+
+
+def _check_select(graph: Graph, node: Node, where: str) -> None:
+    out = graph.types[node.output]
+    for v in node.inputs[1:]:
+        t = graph.types[v]
+        if (t.dtype, t.scale) != (out.dtype, out.scale):
+            _fail(f"operand {v!r} is {t}, the result {out}", where)
+
+
+def _check_embed(graph: Graph, node: Node, where: str) -> None:
+    index, table, out = (graph.types[v] for v in (*node.inputs, node.output))
+    if index.scale != 1.0 or (table.dtype, table.scale) != (out.dtype, out.scale):
+        _fail(f"rows of {table} by {index} as {out}", where)
+
+
 _CHECKS = {
     "linear": _check_linear,
     "lut": _check_lut,
@@ -312,4 +398,14 @@ _CHECKS = {
     "reshape": _same_format,
     "slice": _same_format,
     "concat": _same_format,
+    "strided": _same_format,
+    "max": _same_format,
+    "min": _same_format,
+    "depthwise": _check_depthwise,
+    "matmul": _check_matmul,
+    "softmax": _check_softmax,
+    "wide": _check_wide,
+    "compare": _check_compare,
+    "select": _check_select,
+    "embed": _check_embed,
 }

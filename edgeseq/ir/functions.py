@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FUNCTIONS", "Function"]
+__all__ = ["FUNCTIONS", "WIDE", "Function"]
 
 Real = npt.NDArray[np.floating[Any]]
 
@@ -70,3 +70,22 @@ FUNCTIONS: dict[str, Function] = {
     "sin": Function(np.sin, None, (-1.0, 1.0)),
     "cos": Function(np.cos, None, (-1.0, 1.0)),
 }
+
+
+def _reciprocal(x: Real) -> Real:
+    with np.errstate(divide="ignore"):
+        return np.asarray(1.0 / x)
+
+
+def _log(x: Real) -> Real:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.log(x))
+
+
+WIDE: dict[str, Callable[[Real], Real]] = {
+    "sqrt": lambda x: np.sqrt(np.maximum(x, 0.0)),
+    "rsqrt": lambda x: _reciprocal(np.sqrt(np.maximum(x, 0.0))),
+    "reciprocal": _reciprocal,
+    "log": _log,
+}
+"""Functions that a `wide` node may name: what they compute follows the argument's exponent."""

@@ -16,8 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseq.errors import GraphError
-from edgeseq.fixed import INT_RANGE, layer_norm, lut_apply, rq, saturate, shift_round
-from edgeseq.ir.functions import FUNCTIONS
+from edgeseq.fixed import (
+    INT_RANGE,
+    layer_norm,
+    lut_apply,
+    rq,
+    saturate,
+    shift_round,
+    softmax,
+    wide_apply,
+)
+from edgeseq.ir.functions import FUNCTIONS, WIDE
 from edgeseq.ir.graph import Graph, Node
 
 __all__ = ["Interpreter", "run"]
@@ -91,9 +100,9 @@ class Interpreter:
         self.state = {s.name: self._batched(env[s.output], s.output) for s in graph.states}
         return outs
 
-    def _batched(self, array: Array, name: str) -> Array:
+    def _batched(self, array: Array, name: str, graph: Graph | None = None) -> Array:
         """A copy of `array` with the batch axis, which constants and their functions lack."""
-        if array.ndim == len(self.graph.types[name].shape):
+        if array.ndim == len((graph or self.graph).types[name].shape):
             array = np.broadcast_to(array, (self.batch, *array.shape))
         return array.copy()
 
@@ -134,9 +143,9 @@ class Interpreter:
         for node in graph.nodes:
             args = [env[v] for v in node.inputs]
             if node.op == "scan":
-                results = self._scan(node, args)
-            elif node.op == "reshape":
-                results = [_reshape(node, args[0], len(graph.types[node.inputs[0]].shape))]
+                results = self._scan(graph, node, args)
+            elif node.op in _RANKED:
+                results = [_RANKED[node.op](node, args[0], len(graph.types[node.inputs[0]].shape))]
             elif graph.types[node.outputs[0]].is_integer:
                 results = [self._integer(graph, node, args)]
             else:
@@ -145,20 +154,27 @@ class Interpreter:
                 env[name] = array
                 self._note(name, array)
 
-    def _scan(self, node: Node, args: Sequence[Array]) -> list[Array]:
+    def _scan(self, graph: Graph, node: Node, args: Sequence[Array]) -> list[Array]:
         body: Graph = node.attrs["body"]
+        n = len(body.inputs)
         inner = Interpreter(body, batch=self.batch, observe=self._observe)
-        steps = range(args[0].shape[1])
+        inner.saturated, inner.stored = self.saturated, self.stored
+        xs = [self._batched(x, v, graph) for x, v in zip(args, node.inputs, strict=True)]
+        if len(args) > n:
+            for state, start in zip(body.states, xs[n:], strict=True):
+                inner.state[state.name] = start
+        steps = range(xs[0].shape[1])
         outs = [
-            inner(*(x[:, t] for x in args))
+            inner(*(x[:, t] for x in xs[:n]))
             for t in (reversed(steps) if node.attrs["reverse"] else steps)
         ]
         if node.attrs["reverse"]:
             outs.reverse()
-        return [np.stack([y[i] for y in outs], axis=1) for i in range(len(body.outputs))]
+        stacked = [np.stack([y[i] for y in outs], axis=1) for i in range(len(body.outputs))]
+        return stacked + ([inner.state[s.name] for s in body.states] if len(args) > n else [])
 
     def _integer(self, graph: Graph, node: Node, args: Sequence[Array]) -> Array:
-        dtype = graph.types[node.output].dtype
+        dtype = graph.types[node.outputs[0]].dtype
         exact = _INTEGER[node.op](node, args, dtype)
         lo, hi = INT_RANGE[dtype]
         if exact.dtype == np.int64:  # a sum that has yet to be stored
@@ -210,6 +226,70 @@ def _reshape(node: Node, x: Array, rank: int) -> Array:
     return x.reshape(*x.shape[: x.ndim - rank], *node.attrs["shape"])
 
 
+def _strided(node: Node, x: Array, rank: int) -> Array:
+    """Elements of each frame in the order of the view."""
+    at = np.full((), node.attrs["offset"], np.int64)
+    for d, s in zip(node.attrs["shape"], node.attrs["strides"], strict=True):
+        at = at[..., None] + np.arange(d, dtype=np.int64) * s
+    lead = x.shape[: x.ndim - rank]
+    y: Array = x.reshape(*lead, -1)[..., at.reshape(-1)].reshape(*lead, *at.shape)
+    return y
+
+
+_RANKED: Mapping[str, Callable[[Node, Array, int], Array]] = {
+    "reshape": _reshape,
+    "strided": _strided,
+}
+
+
+def _real_depthwise(node: Node, args: Sequence[Array]) -> Array:
+    y: Array = (args[0] * args[1]).sum(-2)
+    return y + args[2] if len(args) == 3 else y
+
+
+def _real_softmax(node: Node, args: Sequence[Array]) -> Array:
+    e = np.exp(args[0] - args[0].max(-1, keepdims=True))
+    y: Array = e / e.sum(-1, keepdims=True)
+    return y
+
+
+def _compare(node: Node, args: Sequence[Array], *_: str) -> Array:
+    a, b = args
+    y = {"gt": np.greater, "ge": np.greater_equal, "eq": np.equal}[node.attrs["cmp"]](a, b)
+    return y.astype(np.int8 if a.dtype.kind == "i" else np.float64)
+
+
+def _select(node: Node, args: Sequence[Array], *_: str) -> Array:
+    return np.where(args[0] != 0, args[1], args[2])
+
+
+def _embed(node: Node, args: Sequence[Array], *_: str) -> Array:
+    index, table = args
+    whole = np.floor(np.asarray(index, np.float64) + 0.5).astype(np.int64)
+    y: Array = table[np.clip(whole, 0, len(table) - 1)]
+    return y
+
+
+def _window(node: Node, args: Sequence[Array]) -> Array:
+    x, length, ahead = args[0], node.attrs["length"], node.attrs["ahead"]
+    frames = x.shape[1] - node.attrs["cut"]
+    if frames < 1:
+        raise GraphError(
+            f"{x.shape[1]} frames are too few for a window of {length} without padding",
+            where=f"node {node.name!r}",
+        )
+    pad = [(0, 0)] * x.ndim
+    pad[1] = (length, ahead)
+    full = np.pad(x, pad)
+    # Frame i of x is element length + i; the first of a window is at t + ahead - length + 1.
+    parts = [full[:, ahead + 1 + k :][:, :frames] for k in range(length)]
+    return np.stack(parts, axis=2)
+
+
+def _decimate(node: Node, args: Sequence[Array]) -> Array:
+    return args[0][:, :: node.attrs["factor"]]
+
+
 _REAL: Mapping[str, Callable[[Node, Sequence[Array]], Array]] = {
     "linear": _real_linear,
     "add": lambda node, a: a[0] + a[1],
@@ -222,6 +302,17 @@ _REAL: Mapping[str, Callable[[Node, Sequence[Array]], Array]] = {
     "slice": _slice,
     "concat": _concat,
     "last": lambda node, a: a[0][:, -1],
+    "depthwise": _real_depthwise,
+    "matmul": lambda node, a: a[0] @ np.swapaxes(a[1], -1, -2),
+    "softmax": _real_softmax,
+    "wide": lambda node, a: WIDE[node.attrs["fn"]](a[0]),
+    "max": lambda node, a: np.maximum(a[0], a[1]),
+    "min": lambda node, a: np.minimum(a[0], a[1]),
+    "compare": _compare,
+    "select": _select,
+    "embed": _embed,
+    "window": _window,
+    "decimate": _decimate,
 }
 
 
@@ -264,6 +355,28 @@ def _int_norm(node: Node, args: Sequence[Array], dtype: str) -> Array:
     return layer_norm(x, gain, bias, eps=node.attrs["eps"], shift=node.attrs["s"])
 
 
+def _int_depthwise(node: Node, args: Sequence[Array], dtype: str) -> Array:
+    acc = (args[0].astype(np.int64) * args[1]).sum(-2)
+    y = rq(acc, node.attrs["m"], node.attrs["s"])
+    return y + args[2] if len(args) == 3 else y
+
+
+def _int_matmul(node: Node, args: Sequence[Array], dtype: str) -> Array:
+    a, b = (x.astype(np.float64) for x in args)  # exact: sums stay below 2^47
+    acc = (a @ np.swapaxes(b, -1, -2)).astype(np.int64)
+    return rq(acc, node.attrs["m"], node.attrs["s"])
+
+
+def _int_softmax(node: Node, args: Sequence[Array], dtype: str) -> Array:
+    a = node.attrs
+    return softmax(args[0], args[1], m=a["m"], s=a["s"], lo=a["lo"], k=a["k"])
+
+
+def _int_wide(node: Node, args: Sequence[Array], dtype: str) -> Array:
+    a = node.attrs
+    return wide_apply(args[0], args[1], a["fn"], m=a["m"], s=a["s"], b=a["b"])
+
+
 _INTEGER: Mapping[str, Callable[[Node, Sequence[Array], str], Array]] = {
     "linear": _int_linear,
     "add": _int_add,
@@ -274,4 +387,13 @@ _INTEGER: Mapping[str, Callable[[Node, Sequence[Array], str], Array]] = {
     "norm": _int_norm,
     "slice": _slice,
     "concat": _concat,
+    "depthwise": _int_depthwise,
+    "matmul": _int_matmul,
+    "softmax": _int_softmax,
+    "wide": _int_wide,
+    "max": lambda node, a, d: np.maximum(a[0], a[1]),
+    "min": lambda node, a, d: np.minimum(a[0], a[1]),
+    "compare": _compare,
+    "select": _select,
+    "embed": _embed,
 }

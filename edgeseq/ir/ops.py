@@ -8,12 +8,13 @@ exists; a new operation is one entry here and one function there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgeseq.errors import GraphError, unknown_name
-from edgeseq.ir.functions import FUNCTIONS
+from edgeseq.ir.functions import FUNCTIONS, WIDE
 from edgeseq.ir.types import Time, Type
 
 if TYPE_CHECKING:
@@ -133,9 +134,15 @@ def _linear(graph: Graph, node: Node) -> list[Type]:
 
 
 def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
-    """b must equal the last axes of a, or a those of b."""
-    long, short = (a, b) if len(a) >= len(b) else (b, a)
-    if short and long[len(long) - len(short) :] != short:
+    """b without leading axes of 1 must equal the last axes of a, or a those of b."""
+    if len(a) == len(b):
+        long, short = (a, b) if math.prod(a) >= math.prod(b) else (b, a)
+    else:
+        long, short = (a, b) if len(a) > len(b) else (b, a)
+    bare = short
+    while bare and bare[0] == 1 and bare != long[len(long) - len(bare) :]:
+        bare = bare[1:]
+    if bare and long[len(long) - len(bare) :] != bare:
         raise ValueError(f"shapes {list(a)} and {list(b)} do not match")
     return long
 
@@ -150,7 +157,7 @@ def _binary(graph: Graph, node: Node) -> list[Type]:
 
 @_op("add", (2, 2), integer="ma mb s")
 def _add(graph: Graph, node: Node) -> list[Type]:
-    """``a + b``; one operand may have only the last axes of the other.
+    """``a + b``; one operand may have only the last axes of the other (axes of 1 before them).
 
     Integer: ``sat((a*ma + b*mb + 2^(s-1)) >> s)``.
     """
@@ -251,26 +258,193 @@ def _last(graph: Graph, node: Node) -> list[Type]:
     return [x.at(None)]
 
 
-@_op("scan", (1, None), real="body reverse", integer=None)
+@_op("scan", (1, None), real="body reverse", integer="body reverse")
 def _scan(graph: Graph, node: Node) -> list[Type]:
-    """A recurrence over time: the body is a step Graph, run once a frame with its states carried.
+    """A recurrence: the body is a step Graph, run once an element with its states carried.
 
-    Inputs are sequences in the order of the body's inputs, outputs sequences of its outputs.
-    `reverse` runs from the last frame to the first.
+    Over time: inputs are sequences in the order of the body's inputs, outputs sequences of its
+    outputs. Without time: inputs are [N, *shape], run over axis 0; after them may come a value
+    for every state of the body to start from (else its `init`), and then the states after the
+    last element follow the outputs. `reverse` runs from the last element to the first.
     """
     body: Graph = node.attrs["body"]
     types = _types(graph, node)
-    if len(types) != len(body.inputs):
-        raise ValueError(f"{len(types)} inputs for a body of {len(body.inputs)}")
-    for t, name in zip(types, body.inputs, strict=True):
-        if t.time is None or t.shape != body.types[name].shape:
+    n = len(body.inputs)
+    over = _same_time(types[:n])
+    counts = {n} if over is not None else {n, n + len(body.states)}
+    if len(types) not in counts or not n:
+        raise ValueError(f"{len(types)} inputs for a body of {n}")
+    lead = () if over is not None else types[0].shape[:1]
+    for t, name in zip(types, body.inputs, strict=False):
+        if (t.time is None) != (over is None) or t.shape != lead + body.types[name].shape:
             raise ValueError(f"{t} does not feed the body's {name}: {body.types[name]}")
-    time = _same_time(types)
-    return [body.types[v].at(time) for v in body.outputs]
+    carried = len(types) > n
+    finals = []
+    if carried:
+        for t, state in zip(types[n:], body.states, strict=True):
+            want = body.types[state.input]
+            if (t.shape, t.dtype, t.scale) != (want.shape, want.dtype, want.scale):
+                raise ValueError(f"{t} does not start the body's state {state.name}: {want}")
+            finals.append(want)
+    outs = [body.types[v] for v in body.outputs]
+    return [replace(t, shape=lead + t.shape, time=over) for t in outs] + finals
 
 
-ELEMENTWISE = frozenset({"add", "sub", "mul", "lut", "clamp", "rescale"})
+@_op("strided", (1, 1), real="shape strides offset", integer="shape strides offset")
+def _strided(graph: Graph, node: Node) -> list[Type]:
+    """A view: element [i_0, ..., i_k] is element ``offset + sum_j i_j * strides[j]`` of x.
+
+    Elements of one frame of x are counted row by row. Transposes, steps, reversals (negative
+    strides), repetitions (stride 0) and overlapping windows.
+    """
+    (x,) = _types(graph, node)
+    shape = tuple(int(d) for d in node.attrs["shape"])
+    strides = tuple(int(d) for d in node.attrs["strides"])
+    offset = int(node.attrs["offset"])
+    if len(shape) != len(strides) or any(d < 1 for d in shape):
+        raise ValueError(f"shape {list(shape)} with strides {list(strides)}")
+    low = offset + sum((d - 1) * s for d, s in zip(shape, strides, strict=True) if s < 0)
+    high = offset + sum((d - 1) * s for d, s in zip(shape, strides, strict=True) if s > 0)
+    if low < 0 or high >= x.size:
+        raise ValueError(f"elements {low}..{high} of {x}")
+    return [Type(shape, time=x.time)]
+
+
+@_op("depthwise", (2, 3), integer="m s")
+def _depthwise(graph: Graph, node: Node) -> list[Type]:
+    """``y[..., c] = sum_k W[k, c] x[..., k, c] + b[c]``: inputs x [..., K, C], W [K, C], b [C].
+
+    Integer: an int32 accumulator, requantised by `m` (int32 [C]) and `s`, then b added.
+    """
+    types = _types(graph, node)
+    x, w = types[:2]
+    if len(w.shape) != 2 or x.shape[-2:] != w.shape:
+        raise ValueError(f"a {x} does not multiply a {w}")
+    if len(types) == 3 and types[2].shape != w.shape[1:]:
+        raise ValueError(f"bias is {types[2]}, not [{w.shape[1]}]")
+    return [Type((*x.shape[:-2], w.shape[1]), time=_same_time(types))]
+
+
+@_op("matmul", (2, 2), integer="m s")
+def _matmul(graph: Graph, node: Node) -> list[Type]:
+    """``y[..., m, n] = sum_k a[..., m, k] b[..., n, k]`` of two values; leading axes are equal.
+
+    Integer: an int64 accumulator, ``sat(rq(acc, m, s))``.
+    """
+    a, b = _types(graph, node)
+    if len(a.shape) < 2 or a.shape[:-2] != b.shape[:-2] or a.shape[-1:] != b.shape[-1:]:
+        raise ValueError(f"a {a} does not multiply a {b}")
+    return [Type((*a.shape[:-1], b.shape[-2]), time=_same_time([a, b]))]
+
+
+@_op("softmax", (1, 2), integer="m s lo k")
+def _softmax(graph: Graph, node: Node) -> list[Type]:
+    """``exp(x - max) / sum exp(x - max)`` over the last axis.
+
+    Integer: inputs x and a table of exp on [lo, 0), see `edgeseq.fixed.softmax`; Q0.15.
+    """
+    x = graph.types[node.inputs[0]]
+    if not x.shape:
+        raise ValueError(f"{x} has no last axis")
+    return [Type(x.shape, time=x.time)]
+
+
+@_op("wide", (1, 2), real="fn", integer="fn m s b")
+def _wide(graph: Graph, node: Node) -> list[Type]:
+    """A function of large dynamic range, by name in `edgeseq.ir.functions.WIDE`.
+
+    Integer: inputs x and the table of the function on [1, 4], see `edgeseq.fixed.wide_apply`.
+    """
+    if node.attrs.get("fn") not in WIDE:
+        raise ValueError(unknown_name("function", str(node.attrs.get("fn")), WIDE))
+    return [replace(graph.types[node.inputs[0]], dtype="f32", scale=None)]
+
+
+@_op("max", (2, 2))
+def _max(graph: Graph, node: Node) -> list[Type]:
+    """The greater of a and b, broadcast as `add`; integer operands share the result's format."""
+    return _binary(graph, node)
+
+
+@_op("min", (2, 2))
+def _min(graph: Graph, node: Node) -> list[Type]:
+    """The lesser of a and b, broadcast as `add`; integer operands share the result's format."""
+    return _binary(graph, node)
+
+
+@_op("compare", (2, 2), real="cmp", integer="cmp")
+def _compare(graph: Graph, node: Node) -> list[Type]:
+    """1 where ``a cmp b``, else 0; `cmp` is 'gt', 'ge' or 'eq'; broadcast as `add`.
+
+    Integer: operands share one format; the result is int8 of scale 1.
+    """
+    if node.attrs.get("cmp") not in COMPARISONS:
+        raise ValueError(unknown_name("comparison", str(node.attrs.get("cmp")), COMPARISONS))
+    return _binary(graph, node)
+
+
+@_op("select", (3, 3))
+def _select(graph: Graph, node: Node) -> list[Type]:
+    """a where the condition c is not 0, else b; inputs c, a, b, each broadcast as in `add`.
+
+    Integer: a, b and the result share one format; c has any.
+    """
+    types = _types(graph, node)
+    shape: tuple[int, ...] = ()
+    rank = max(len(t.shape) for t in types)
+    for t, name in zip(types, node.inputs, strict=True):
+        if len(t.shape) != rank and name not in graph.consts:
+            raise ValueError(f"only a constant is broadcast; {t} has fewer axes than the others")
+        shape = _broadcast(shape, t.shape) if shape else t.shape
+    return [Type(shape, time=_same_time(types))]
+
+
+@_op("embed", (2, 2))
+def _embed(graph: Graph, node: Node) -> list[Type]:
+    """Rows of a constant table [V, D] by index: index [...], result [..., D].
+
+    The index is a whole number, clamped to 0..V-1. Integer: its scale is 1; the result has the
+    format of the table.
+    """
+    index, table = _types(graph, node)
+    if len(table.shape) != 2 or node.inputs[1] not in graph.consts:
+        raise ValueError(f"the table is {table}, not a constant [rows, width]")
+    return [Type((*index.shape, table.shape[1]), time=index.time)]
+
+
+@_op("window", (1, 1), real="length ahead cut", integer=None)
+def _window(graph: Graph, node: Node) -> list[Type]:
+    """The frames around each frame: ``y[t] = [x[t + ahead - length + 1], ..., x[t + ahead]]``.
+
+    The result is a sequence of [length, *shape] that is `cut` frames shorter than x; frames
+    before the first and after the last are zero.
+    """
+    (x,) = _types(graph, node)
+    length, ahead, cut = (int(node.attrs[k]) for k in ("length", "ahead", "cut"))
+    if x.time is None:
+        raise ValueError("the input is not a sequence")
+    if length < 1 or not 0 <= ahead < max(length, 1) + (1 << 20) or cut < 0:
+        raise ValueError(f"length {length}, ahead {ahead}, cut {cut}")
+    return [Type((length, *x.shape), time=x.time)]
+
+
+@_op("decimate", (1, 1), real="factor", integer=None)
+def _decimate(graph: Graph, node: Node) -> list[Type]:
+    """Every `factor`-th frame, from the first: ``y[j] = x[j * factor]``."""
+    (x,) = _types(graph, node)
+    factor = int(node.attrs["factor"])
+    if x.time is None or factor < 1:
+        raise ValueError(f"every {factor}th frame of {x}")
+    return [x.at(replace(x.time, period=x.time.period * factor))]
+
+
+COMPARISONS = ("gt", "ge", "eq")
+"""What a `compare` may ask."""
+
+ELEMENTWISE = frozenset(
+    {"add", "sub", "mul", "lut", "wide", "clamp", "rescale", "max", "min", "compare", "select"}
+)
 """Operations that compute each element of the output from the same element of the inputs."""
 
-MOVEMENT = frozenset({"reshape", "slice", "concat"})
+MOVEMENT = frozenset({"reshape", "slice", "concat", "strided"})
 """Operations that only move elements."""
