@@ -256,15 +256,16 @@ def wide_table(fn: str) -> IntArray:
     Args:
         fn: 'sqrt', 'rsqrt', 'reciprocal' or 'log'.
     """
-    at = 1.0 + np.arange(WIDE_INTERVALS + 1) / 64.0
-    real = {"sqrt": np.sqrt, "rsqrt": lambda v: v**-0.5, "reciprocal": lambda v: 1 / v,
-            "log": np.log}[fn]  # fmt: skip
-    # The chord of a convex function lies above it by h^2/8 f'': half of that is taken off.
-    second = {
-        "sqrt": -0.25 * at**-1.5, "rsqrt": 0.75 * at**-2.5, "reciprocal": 2 * at**-3.0,
-        "log": -(at**-2.0),
-    }[fn]  # fmt: skip
-    nodes = real(at) - second / 64.0**2 / 16.0
+    at: npt.NDArray[np.float64] = 1.0 + np.arange(WIDE_INTERVALS + 1) / 64.0
+    # The function, and its second derivative: a chord lies above a convex function by h^2/8 f'',
+    # half of which is taken off the nodes.
+    real, second = {
+        "sqrt": (np.sqrt(at), -0.25 * at**-1.5),
+        "rsqrt": (at**-0.5, 0.75 * at**-2.5),
+        "reciprocal": (1.0 / at, 2.0 * at**-3.0),
+        "log": (np.log(at), -(at**-2.0)),
+    }[fn]
+    nodes = real - second / 64.0**2 / 16.0
     return np.floor(nodes * 2.0**28 + 0.5).astype(np.int32)
 
 
@@ -284,7 +285,8 @@ def wide_apply(x: IntArray, table: IntArray, fn: str, *, m: int, s: int, b: int)
         x: int32 or narrower.
         table: `wide_table(fn)`.
         fn: 'sqrt', 'rsqrt', 'reciprocal' or 'log'.
-        m, s: multiplier (|m| < 2^31) and shift; s - 15 >= 0 for sqrt, s + c q <= 62.
+        m, s: multiplier (|m| < 2^31; of log 2^29 at most) and shift; s - 15 >= 0 for sqrt,
+            s + c q <= 62.
         b: added last.
 
     Returns:

@@ -153,7 +153,7 @@ def _check_node(graph: Graph, node: Node, where: str) -> None:
             _fail(f"outputs are {_join(outs)}, expected {_join(inferred)}", where)
     if not integer:
         _check_real(graph, node, where)
-    if node.op == "scan":
+    if node.op in ("scan", "loop"):
         _check_body(node.attrs["body"], integer, where)
     if not integer:
         return
@@ -362,6 +362,8 @@ def _check_wide(graph: Graph, node: Node, where: str) -> None:
     low, high = {"sqrt": (15, 62), "rsqrt": (0, 47), "reciprocal": (0, 32), "log": (0, 62)}[fn]
     if not isinstance(node.attrs["s"], int) or not low <= node.attrs["s"] <= high:
         _fail(f"a shift of {node.attrs['s']!r} is not within {low}..{high}", where)
+    if fn == "log" and abs(node.attrs["m"]) > 1 << 29:  # times 2^33 at most, within 63 bits
+        _fail(f"a multiplier of {node.attrs['m']} does not fit 64 bits", where)
     if fn == "reciprocal" and node.attrs["b"] != 0:
         _fail("a reciprocal has no offset", where)
     _same_place(x, y, where)

@@ -79,7 +79,8 @@ class Graph:
         states: what a step carries.
         consts: stored arrays of the constants.
         nodes: in topological order.
-        meta: facts about the model that are not operations: delay, emission, source.
+        meta: facts about the model that are not operations: delay, emission, frames_per_step,
+            period (`edgeseq.passes.stream`), source.
     """
 
     name: str
@@ -90,6 +91,11 @@ class Graph:
     consts: dict[str, Array] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
+    # What `fresh` and `_node_name` remember, so that building a Graph takes linear time.
+    _next: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _named: tuple[list[Node], set[str]] = field(
+        default_factory=lambda: ([], set()), init=False, repr=False, compare=False
+    )
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -102,6 +108,16 @@ class Graph:
     def is_integer(self) -> bool:
         """True where every value is an integer."""
         return all(t.is_integer for t in self.types.values())
+
+    def frames_of(self, name: str) -> int:
+        """Frames of an input or output that a step takes or gives at once.
+
+        They are the leading axis of its shape; a single frame has none.
+        """
+        if name not in self.inputs and name not in self.outputs:
+            return 1
+        block = int(self.meta.get("frames_per_step", 1))
+        return block // int(self.meta.get("period", {}).get(name, 1))
 
     def producers(self) -> dict[str, Node]:
         """The node that defines each value (inputs, states and constants have none)."""
@@ -130,11 +146,13 @@ class Graph:
         base = "".join(c if c.isascii() and (c.isalnum() or c in "_.") else "_" for c in hint)
         if VALUE_NAME.fullmatch(base) is None:  # empty, or starts with a digit or a dot
             base = f"v{base}"
-        name, i = base, 1
-        while name in self.types:
+        if base not in self.types:
+            return base
+        i = self._next.get(base, 2)
+        while f"{base}_{i}" in self.types:
             i += 1
-            name = f"{base}_{i}"
-        return name
+        self._next[base] = i
+        return f"{base}_{i}"
 
     def add_input(self, name: str, type: Type) -> str:
         name = self.fresh(name)
@@ -164,7 +182,7 @@ class Graph:
 
     def set_state(self, value: str, output: str) -> None:
         """Name the value that holds the state `value` after the step."""
-        for state in self.states:
+        for state in reversed(self.states):  # most often it is a new one
             if state.input == value:
                 state.output = output
                 return
@@ -206,19 +224,33 @@ class Graph:
             outs.append(out)
         node.outputs = tuple(outs)
         self.nodes.append(node)
+        seen, taken = self._named
+        seen.append(node)
+        taken.add(node.name)
         return outs[0]
 
     def _node_name(self, base: str) -> str:
-        taken = {n.name for n in self.nodes}
-        name, i = base, 1
-        while name in taken:
+        """A node name not yet in use, made from `base`."""
+        seen, taken = self._named
+        # The list of nodes belongs to everybody: what is remembered holds only while the list has
+        # the length and the ends it had.
+        if len(seen) != len(self.nodes) or (
+            seen and (seen[-1] is not self.nodes[-1] or seen[0] is not self.nodes[0])
+        ):
+            self._named = seen, taken = list(self.nodes), {n.name for n in self.nodes}
+            self._next = {k: v for k, v in self._next.items() if not k.startswith("node ")}
+        if base not in taken:
+            return base
+        i = self._next.get(f"node {base}", 2)
+        while f"{base}.{i}" in taken:
             i += 1
-            name = f"{base}.{i}"
-        return name
+        self._next[f"node {base}"] = i
+        return f"{base}.{i}"
 
     def copy(self) -> Graph:
         """A deep copy that shares the constants' arrays."""
         twin = copy.copy(self)
+        twin._next, twin._named = {}, ([], set())
         twin.types = dict(self.types)
         twin.inputs, twin.outputs = list(self.inputs), list(self.outputs)
         twin.states = [copy.copy(s) for s in self.states]
@@ -252,6 +284,23 @@ class Graph:
         for state in self.states:
             state.output = to(state.output)
 
+    def rename(self, value: str, name: str) -> str:
+        """Call a value `name` (made unique); returns what it is called now."""
+        if value == name:
+            return value
+        new = self.fresh(name)
+        self.types = {new if k == value else k: t for k, t in self.types.items()}
+        self.consts = {new if k == value else k: a for k, a in self.consts.items()}
+        for node in self.nodes:
+            node.inputs = tuple(new if v == value else v for v in node.inputs)
+            node.outputs = tuple(new if v == value else v for v in node.outputs)
+        for state in self.states:
+            state.input = new if state.input == value else state.input
+            state.output = new if state.output == value else state.output
+        self.inputs = [new if v == value else v for v in self.inputs]
+        self.outputs = [new if v == value else v for v in self.outputs]
+        return new
+
     def prune(self) -> bool:
         """Drop nodes, states and constants that no output depends on; True if any was dropped."""
         live = set(self.outputs)
@@ -275,6 +324,7 @@ class Graph:
         self.states = [s for s in self.states if s.input in live]
         self.consts = {k: v for k, v in self.consts.items() if k in live}
         self.types = {k: v for k, v in self.types.items() if k in keep}
+        self._next = {}
         return len(self.types) != before
 
     def __str__(self) -> str:

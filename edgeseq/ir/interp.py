@@ -41,7 +41,8 @@ class Interpreter:
     Args:
         graph: real or integer, over time or a step.
         batch: number of independent sequences run side by side.
-        observe: called with every value a real or integer node produces (scan bodies included).
+        observe: called with every value a real or integer node produces. Names of values in a
+            scan's body come after that of the scan and a slash.
 
     Attributes:
         state: the states' arrays [batch, *shape] by state name (step Graphs).
@@ -110,13 +111,32 @@ class Interpreter:
         """Run a step Graph over whole sequences, states carried.
 
         Args:
-            inputs: [batch, T, *shape] each.
+            inputs: [batch, T, *frame] each. A step of several frames takes them in groups: T is
+                a multiple of `Graph.frames_of` the input.
 
         Returns:
-            [batch, T, *shape] per output.
+            [batch, N, *frame] per output: what the steps gave, one after another.
+
+        Raises:
+            GraphError: the frames do not fill whole steps, or inputs last for different times.
         """
-        steps = [self(*(x[:, t] for x in inputs)) for t in range(inputs[0].shape[1])]
-        return [np.stack([y[i] for y in steps], axis=1) for i in range(len(self.graph.outputs))]
+        graph = self.graph
+        blocks = []
+        for name, x in zip(graph.inputs, inputs, strict=True):
+            m = graph.frames_of(name)
+            if x.shape[1] % m:
+                raise GraphError(
+                    f"got {x.shape[1]} frames, a step takes {m}", where=f"input {name!r}"
+                )
+            blocks.append(x if m == 1 else x.reshape(x.shape[0], -1, m, *x.shape[2:]))
+        if len({x.shape[1] for x in blocks}) > 1:
+            raise GraphError("inputs last for different times", where=f"graph {graph.name!r}")
+        steps = [self(*(x[:, t] for x in blocks)) for t in range(blocks[0].shape[1])]
+        outs = [np.stack([y[i] for y in steps], axis=1) for i in range(len(graph.outputs))]
+        return [
+            y if graph.frames_of(v) == 1 else y.reshape(y.shape[0], -1, *y.shape[3:])
+            for v, y in zip(graph.outputs, outs, strict=True)
+        ]
 
     # -- internals -------------------------------------------------------------------------
 
@@ -138,12 +158,18 @@ class Interpreter:
         if self._observe is not None:
             self._observe(name, array)
 
+    def _inside(self, scan: Node) -> Observer | None:
+        see = self._observe
+        return None if see is None else lambda name, array: see(f"{scan.name}/{name}", array)
+
     def _execute(self, graph: Graph, env: dict[str, Array]) -> None:
         env.update(self._consts)
         for node in graph.nodes:
             args = [env[v] for v in node.inputs]
             if node.op == "scan":
                 results = self._scan(graph, node, args)
+            elif node.op == "loop":
+                results = self._loop(graph, node, args)
             elif node.op in _RANKED:
                 results = [_RANKED[node.op](node, args[0], len(graph.types[node.inputs[0]].shape))]
             elif graph.types[node.outputs[0]].is_integer:
@@ -157,7 +183,7 @@ class Interpreter:
     def _scan(self, graph: Graph, node: Node, args: Sequence[Array]) -> list[Array]:
         body: Graph = node.attrs["body"]
         n = len(body.inputs)
-        inner = Interpreter(body, batch=self.batch, observe=self._observe)
+        inner = Interpreter(body, batch=self.batch, observe=self._inside(node))
         inner.saturated, inner.stored = self.saturated, self.stored
         xs = [self._batched(x, v, graph) for x, v in zip(args, node.inputs, strict=True)]
         if len(args) > n:
@@ -172,6 +198,18 @@ class Interpreter:
             outs.reverse()
         stacked = [np.stack([y[i] for y in outs], axis=1) for i in range(len(body.outputs))]
         return stacked + ([inner.state[s.name] for s in body.states] if len(args) > n else [])
+
+    def _loop(self, graph: Graph, node: Node, args: Sequence[Array]) -> list[Array]:
+        """Every frame is a sequence of its own: frames join the batch."""
+        frames = args[0].shape[1]
+        xs = []
+        for x, v in zip(args, node.inputs, strict=True):
+            x = np.broadcast_to(x, (self.batch, frames, *graph.types[v].shape))
+            xs.append(x.reshape(-1, *x.shape[2:]))
+        inner = Graph(graph.name, {v: graph.types[v].at(None) for v in node.inputs})
+        runner = Interpreter(inner, batch=self.batch * frames, observe=self._observe)
+        results = runner._scan(inner, node, xs)
+        return [y.reshape(self.batch, frames, *y.shape[1:]) for y in results]
 
     def _integer(self, graph: Graph, node: Node, args: Sequence[Array]) -> Array:
         dtype = graph.types[node.outputs[0]].dtype
@@ -218,7 +256,11 @@ def _slice(node: Node, args: Sequence[Array], *_: str) -> Array:
 
 
 def _concat(node: Node, args: Sequence[Array], *_: str) -> Array:
-    return np.concatenate(args, axis=-1)
+    # A constant among values lacks their axes of batch and time.
+    rank = max(a.ndim for a in args)
+    lead = next(a.shape[:-1] for a in args if a.ndim == rank)
+    full = [a if a.ndim == rank else np.broadcast_to(a, (*lead, a.shape[-1])) for a in args]
+    return np.concatenate(full, axis=-1)
 
 
 def _reshape(node: Node, x: Array, rank: int) -> Array:

@@ -127,6 +127,8 @@ def _frames(graph: Graph, name: str, values: npt.ArrayLike) -> Array:
     affine_of(graph, name)
     array = np.asarray(values, np.float64)
     shape = graph.types[name].shape
+    if graph.frames_of(name) > 1:  # the axis of a step's frames belongs to the caller's [...]
+        shape = shape[1:]
     if array.shape[array.ndim - len(shape) :] != shape or array.ndim < len(shape):
         raise DataError(
             f"got shape {list(array.shape)}, a frame is {list(shape)}",

@@ -290,6 +290,34 @@ def _scan(graph: Graph, node: Node) -> list[Type]:
     return [replace(t, shape=lead + t.shape, time=over) for t in outs] + finals
 
 
+@_op("loop", (1, None), real="body reverse", integer=None)
+def _loop(graph: Graph, node: Node) -> list[Type]:
+    """A recurrence within every frame of a sequence, started anew in each.
+
+    Inputs are sequences of [N, *shape] in the order of the body's inputs, then what every state of
+    the body starts from: a sequence or a constant. Outputs are sequences: the body's outputs
+    stacked, then its states after the last element. As a stream: a `scan` over axis 0.
+    """
+    body: Graph = node.attrs["body"]
+    types = _types(graph, node)
+    n, over = len(body.inputs), _same_time(types)
+    if over is None or not n or len(types) != n + len(body.states):
+        raise ValueError(f"{len(types)} inputs for a body of {n} and {len(body.states)} states")
+    lead = types[0].shape[:1]
+    for t, name in zip(types, body.inputs, strict=False):
+        if not lead or t.shape != lead + body.types[name].shape:
+            raise ValueError(f"{t} does not feed the body's {name}: {body.types[name]}")
+    wants = [body.types[s.input] for s in body.states]
+    for t, want, state in zip(types[n:], wants, body.states, strict=True):
+        if t.shape != want.shape:
+            raise ValueError(f"{t} does not start the body's state {state.name}: {want}")
+    outs = [body.types[v] for v in body.outputs]
+    return [
+        *(replace(t, shape=lead + t.shape, time=over) for t in outs),
+        *(replace(t, time=over) for t in wants),
+    ]
+
+
 @_op("strided", (1, 1), real="shape strides offset", integer="shape strides offset")
 def _strided(graph: Graph, node: Node) -> list[Type]:
     """A view: element [i_0, ..., i_k] is element ``offset + sum_j i_j * strides[j]`` of x.

@@ -14,7 +14,10 @@ _MOST_ELEMENTS = 1 << 26
 
 
 def fold_constants(graph: Graph) -> Graph:
-    """`graph` with every real node that reads constants only replaced by its value.
+    """`graph` with every real node that reads constants only replaced by its values.
+
+    What lies in time (`window`, `decimate`, `last`) reads no constants, a `scan` over the first
+    axis of constants may.
 
     Raises:
         GraphError: the folded constant would have more than 2^26 elements, or is not finite.
@@ -26,18 +29,19 @@ def fold_constants(graph: Graph) -> Graph:
         if isinstance(body, Graph):
             node.attrs["body"] = fold_constants(body)
         inputs_const = bool(node.inputs) and all(v in graph.consts for v in node.inputs)
-        if not inputs_const or node.op in ("scan", "last") or graph.types[node.output].is_integer:
+        if not inputs_const or graph.types[node.outputs[0]].is_integer:
             kept.append(node)
             continue
-        if graph.types[node.output].size > _MOST_ELEMENTS:
+        if sum(graph.types[v].size for v in node.outputs) > _MOST_ELEMENTS:
             raise GraphError("a constant sub-graph is too large", where=f"node {node.name!r}")
-        part = Graph("constant", dict(graph.types), outputs=[node.output])
+        types = {v: graph.types[v] for v in (*node.inputs, *node.outputs)}
+        part = Graph("constant", types, outputs=list(node.outputs))
         part.consts = {v: graph.consts[v] for v in node.inputs}
         part.nodes = [node]
-        value = Interpreter(part)()[0][0]  # of a batch of one
-        if not np.all(np.isfinite(value)):
-            raise GraphError("a constant is NaN or infinite", where=f"node {node.name!r}")
-        graph.consts[node.output] = np.ascontiguousarray(value, np.float32)
+        for name, value in zip(node.outputs, Interpreter(part)(), strict=True):
+            if not np.all(np.isfinite(value)):
+                raise GraphError("a constant is NaN or infinite", where=f"node {node.name!r}")
+            graph.consts[name] = np.ascontiguousarray(value[0], np.float32)  # of a batch of one
     graph.nodes = kept
     graph.prune()
     return graph

@@ -1,118 +1,241 @@
-"""Remove the time axis: recurrences become states, and the Graph becomes one step.
+"""Remove the time axis: what an operation needs of other frames becomes states, the Graph a step.
 
-What comes out computes, frame by frame with its states carried, exactly what the Graph over time
-computes on the whole sequence.
+What comes out computes, step by step with its states carried, exactly what the Graph over time
+computes on the whole sequence:
+
+- A recurrence keeps its own states.
+- A window keeps the frames it still needs. Where it looks ahead, its result *lags*: it comes out
+  once the last frame it needs is there.
+- Where results of different lag meet, the earlier ones are delayed.
+- Slots that hold no data yet, because their value lags, count as zeros in a window, as frames
+  before the first do in the whole, and leave the states of a recurrence as they began.
+- A value of every f-th frame exists once in f frames; a step takes as many frames as it needs to
+  make a whole number of every value.
+
+Of a sequence of T frames (T fills whole steps) the stream gives, of an output of period p, the
+first T/p - delay/p elements, after delay/p slots without meaning. The rest of the whole's elements
+take what comes after the end of a sequence for zeros, and a stream does not know its end. (Where a
+model cuts a sequence off and then looks past the cut, the elements that do so are of that rest.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from edgeseq.errors import UnsupportedError
 from edgeseq.ir.graph import Graph, Node
+from edgeseq.ir.types import Type
+from edgeseq.passes._blocks import lift, pick
+from edgeseq.passes._lags import Lags
+from edgeseq.passes._past import Past, lead
+from edgeseq.passes._recur import inline, loop
 
 __all__ = ["stream"]
 
 
-def stream(graph: Graph) -> Graph:
+def stream(graph: Graph, frames: int | None = None) -> Graph:
     """The step of `graph`.
 
     An outermost scan's body is inlined and its states become the step's. A value at the last frame
-    becomes a running value: ``meta["emission"][output]`` is then 'last' instead of 'frame', and
-    the whole-sequence result is the output of the sequence's last step. ``meta["delay"]`` is the
-    number of frames by which outputs lag inputs. Every output is a value of its own, made by a
-    node: an input, a state, a constant or another output that is asked for is copied.
+    becomes a running value, and the whole-sequence result is the output of the sequence's last
+    step. Every output is a value of its own, made by a node: an input, a state, a constant or
+    another output that is asked for is copied.
+
+    In ``meta``:
+
+    - emission: by output, 'frame', or 'last' of a running value.
+    - delay: input frames by which outputs lag, the most of all outputs. All outputs that are
+      sequences lag by the same time.
+    - delays: by output, where they are not all the same: a running value can be on time although
+      sequences lag.
+    - frames_per_step: frames a step takes, where above 1. Inputs are then [frames, *shape].
+    - period: input frames per element of an input or output, by name, where above 1. A step takes
+      or gives ``m = frames_per_step / period`` of them, as a leading axis unless it is 1
+      (`Graph.frames_of`). A running value comes once a step.
+
+    Args:
+        graph: a real Graph over time; or a step, for `frames`.
+        frames: how many frames a step takes: a multiple of the least number, which is the default.
 
     Raises:
-        UnsupportedError: a node looks at frames that have not come yet; names it.
+        UnsupportedError: a node looks at frames that have not come yet, or `frames` does not fit;
+            names it.
+        GraphError: sequences of different lengths meet in one operation.
     """
     if graph.is_step:
-        step = graph.copy()
-        emission = graph.meta.get("emission", {})
-        return _finish(step, [(v, emission.get(v, "frame")) for v in graph.outputs])
-    step = Graph(graph.name, meta=dict(graph.meta))
-    env: dict[str, str] = {}
-    final: set[str] = set()  # values that exist only once the sequence has ended
-    for name in graph.inputs:
-        env[name] = step.add_input(name, graph.types[name].at(None))
-    for name, array in graph.consts.items():
-        env[name] = step.add_const(name, array, graph.types[name])
-    for node in graph.nodes:
-        _refuse_mixing(graph, node, final)
-        if node.op == "scan":
-            _inline(step, node, env)
-        elif node.op == "last":
-            env[node.output] = env[node.inputs[0]]
-            final.add(node.output)
-        else:
-            env[node.output] = step.add_node(
-                node.op,
-                [env[v] for v in node.inputs],
-                name=node.name,
-                types=[graph.types[v].at(None) for v in node.outputs],
-                **node.attrs,
+        return _of_step(graph, frames)
+    return _Streaming(graph, frames).run()
+
+
+@dataclass
+class _Output:
+    """An output of a step under construction: its value, emission, delay and period in frames."""
+
+    value: str
+    emission: str
+    delay: int
+    period: int
+
+
+class _Streaming:
+    """One run of the pass."""
+
+    def __init__(self, graph: Graph, frames: int | None) -> None:
+        self.graph = graph = graph.copy()
+        graph.prune()
+        self.final: set[str] = set()  # values that exist only once the sequence has ended
+        for node in graph.nodes:
+            self._refuse_mixing(node)
+        self.lags = Lags.of(graph, frames)
+        self.step = Graph(graph.name, meta=dict(graph.meta))
+        self.past = Past(self.step, graph, self.lags)
+        self.env: dict[str, str] = {}  # of values without time
+
+    def run(self) -> Graph:
+        graph, step, lags = self.graph, self.step, self.lags
+        for name in graph.inputs:
+            t = graph.types[name]
+            if t.time is None:
+                self.env[name] = step.add_input(name, t)
+            else:
+                shape = (*lead(lags.slots(name)), *t.shape)
+                self.past.keep(name, step.add_input(name, Type(shape)))
+        for name, array in graph.consts.items():
+            self.env[name] = step.add_const(name, array, graph.types[name])
+        for node in graph.nodes:
+            if node.op == "last":
+                self.env[node.output] = self._last(node)
+            elif graph.types[node.outputs[0]].time is None:
+                types = [graph.types[v] for v in node.outputs]
+                args = [self.env[v] for v in node.inputs]
+                step.add_node(node.op, args, name=node.name, types=types, **node.attrs)
+                self.env.update(zip(node.outputs, step.nodes[-1].outputs, strict=True))
+            else:
+                for name, now in zip(node.outputs, self._timed(node), strict=True):
+                    self.past.keep(name, now)
+        return _finish(step, [self._output(v) for v in graph.outputs], lags.frames, lags.period)
+
+    def _timed(self, node: Node) -> Sequence[str]:
+        """A node that makes sequences, in the step."""
+        lags = self.lags
+        timed = [v for v in node.inputs if v in lags.lag]
+        m = lags.slots(timed[0])
+        if node.op == "window":
+            return [self.past.window(timed[0], int(node.attrs["length"]), node.name)]
+        if node.op == "decimate":
+            x, every = timed[0], int(node.attrs["factor"])
+            now = self.past.at(x, lags.lag[x])
+            if m == 1:  # of every frame
+                return [now]
+            return [pick(self.step, now, lags.lag[x] % every, every, m // every, node.name)]
+        lag = lags.meet(timed)
+        args = [self.past.at(v, lag) if v in lags.lag else self.env[v] for v in node.inputs]
+        if node.op != "scan":
+            return lift(self.graph, node, self.step, args, m)
+        if m == 1:
+            return inline(self.step, node, args, self.past, lag)
+        return loop(self.step, node, args, self.past, lag, m)
+
+    def _last(self, node: Node) -> str:
+        """The running value of a sequence: its last slot of the step."""
+        (x,) = node.inputs
+        now = self.past.at(x, self.lags.ending(x))
+        m = self.lags.slots(x)
+        return now if m == 1 else pick(self.step, now, m - 1, 1, 1, node.name)
+
+    def _output(self, name: str) -> _Output:
+        lags = self.lags
+        if name in lags.lag:
+            value = self.past.at(name, lags.delay // lags.period[name])
+            return _Output(value, "frame", lags.delay, lags.period[name])
+        late = lags.late if name in self.final else 0
+        return _Output(self.env[name], "last", late, lags.frames)
+
+    def _refuse_mixing(self, node: Node) -> None:
+        timed = [v for v in node.inputs if self.graph.types[v].time is not None]
+        ended = [v for v in node.inputs if v in self.final]
+        if timed and ended:
+            raise UnsupportedError(
+                f"combines every frame with {ended[0]!r}, which is known only after the last frame",
+                where=f"node {node.name!r} ({node.op})",
+                fix="a stream cannot look ahead; take the running value, or drop the connection",
             )
-        if node.op != "last" and any(v in final for v in node.inputs):
-            final.update(node.outputs)
-    step.meta["delay"] = max(
-        (t.delay for v in graph.outputs if (t := graph.types[v].time) is not None), default=0
-    )
-    ends = {v: "last" if graph.types[v].time is None else "frame" for v in graph.outputs}
-    return _finish(step, [(env[v], ends[v]) for v in graph.outputs])
+        if node.op == "last" or ended:
+            self.final.update(node.outputs)
 
 
-def _finish(step: Graph, outputs: Sequence[tuple[str, str]]) -> Graph:
-    """Set the outputs (value, emission) of `step`, each a node's and none twice."""
+def _of_step(graph: Graph, frames: int | None) -> Graph:
+    """A step as it is, or as a loop over `frames` frames."""
+    meta = graph.meta
+    block = int(meta.get("frames_per_step", 1))
+    emission, delays = meta.get("emission", {}), meta.get("delays", {})
+    period = {v: int(meta.get("period", {}).get(v, 1)) for v in (*graph.inputs, *graph.outputs)}
+    outputs = [
+        _Output(v, emission.get(v, "frame"), delays.get(v, meta.get("delay", 0)), period[v])
+        for v in graph.outputs
+    ]
+    if frames is None or frames == block:
+        return _finish(graph.copy(), outputs, block, period)
+    if frames < 1 or frames % block:
+        raise UnsupportedError(
+            f"cannot take {frames} frames at a time: a step takes {block}",
+            where=f"graph {graph.name!r}",
+            fix=f"take a multiple of {block} frames",
+        )
+    n = frames // block
+    step = Graph(graph.name, meta=dict(meta))
+    xs = []
+    for v in graph.inputs:
+        m, shape = graph.frames_of(v), graph.types[v].shape
+        x = step.add_input(v, Type((n * m, *shape[m > 1 :])))
+        want = (n, *shape)
+        if step.types[x].shape != want:
+            x = step.add_node("reshape", [x], name=f"{v}.steps", shape=want)
+        xs.append(x)
+    states = [
+        step.add_state(s.name, graph.types[s.input], s.init, bound=s.bound) for s in graph.states
+    ]
+    body = graph.copy()
+    body.meta = {}
+    step.add_node("scan", [*xs, *states], name="steps", body=body, reverse=False)
+    made = step.nodes[-1].outputs
+    for state, new in zip(states, made[len(outputs) :], strict=True):
+        step.set_state(state, new)
+    for out, value in zip(outputs, made, strict=False):
+        m, shape = graph.frames_of(out.value), graph.types[out.value].shape
+        if out.emission == "last":
+            out.period = frames
+            value = pick(step, value, n - 1, 1, 1, f"{out.value}.last")
+        elif m > 1:
+            value = step.add_node(
+                "reshape", [value], name=f"{out.value}.frames", shape=(n * m, *shape[1:])
+            )
+        out.value = value
+    return _finish(step, outputs, frames, period)
+
+
+def _finish(step: Graph, outputs: Sequence[_Output], frames: int, period: dict[str, int]) -> Graph:
+    """Set the outputs of `step`, each a node's and none twice, and what `meta` says of them."""
     emission: dict[str, str] = {}
+    delays: dict[str, int] = {}
+    periods = {v: period[v] for v in step.inputs if period.get(v, 1) > 1}
     made = {v for node in step.nodes for v in node.outputs}
-    for value, when in outputs:
+    for out in outputs:
+        value = out.value
         if value in emission or value not in made:
             value = step.add_node("reshape", [value], name=f"{value}.out",
                                   shape=list(step.types[value].shape))  # fmt: skip
-        emission[value] = when
+        emission[value], delays[value] = out.emission, out.delay
+        if out.period > 1:
+            periods[value] = out.period
     step.outputs, step.meta["emission"] = list(emission), emission
+    step.meta["delay"] = max(delays.values(), default=0)
+    for key in ("delays", "frames_per_step", "period"):
+        step.meta.pop(key, None)
+    if len(set(delays.values())) > 1:
+        step.meta["delays"] = delays
+    if frames > 1:
+        step.meta["frames_per_step"] = frames
+        step.meta["period"] = periods
     return step
-
-
-def _refuse_mixing(graph: Graph, node: Node, final: set[str]) -> None:
-    timed = [v for v in node.inputs if graph.types[v].time is not None]
-    ended = [v for v in node.inputs if v in final]
-    if timed and ended:
-        raise UnsupportedError(
-            f"combines every frame with {ended[0]!r}, which is known only after the last frame",
-            where=f"node {node.name!r} ({node.op})",
-            fix="a stream cannot look ahead; take the running value, or drop the connection",
-        )
-
-
-def _inline(step: Graph, node: Node, env: dict[str, str]) -> None:
-    body: Graph = node.attrs["body"]
-    if node.attrs["reverse"]:
-        raise UnsupportedError(
-            "runs from the last frame to the first (a bidirectional layer): it looks ahead by the "
-            "whole sequence and cannot stream",
-            where=f"node {node.name!r}",
-            fix="train the model with bidirectional=False",
-        )
-    inner: dict[str, str] = {}
-    for name, value in zip(body.inputs, node.inputs, strict=True):
-        inner[name] = env[value]
-    for name, array in body.consts.items():
-        inner[name] = step.add_const(name, array, body.types[name])
-    for s in body.states:
-        inner[s.input] = step.add_state(
-            f"{node.name}.{s.name}", body.types[s.input], s.init, bound=s.bound
-        )
-    for n in body.nodes:
-        out = step.add_node(
-            n.op,
-            [inner[v] for v in n.inputs],
-            name=n.name,
-            types=[body.types[v] for v in n.outputs],
-            **n.attrs,
-        )
-        inner[n.output] = out
-    for s in body.states:
-        step.set_state(inner[s.input], inner[s.output])
-    for name, value in zip(body.outputs, node.outputs, strict=True):
-        env[value] = inner[name]
