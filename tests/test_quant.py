@@ -49,7 +49,7 @@ def of_step(step: Graph, x: list[np.ndarray], **options: Any) -> Quantised:
     assert q.graph.is_integer and q.graph.is_step
     assert to_text(from_text(to_text(q.graph))) == to_text(q.graph)
     assert all(p.headroom >= 1.0 for p in q.proofs)
-    assert len(q.proofs) == sum(n.op == "linear" for n in q.graph.nodes)
+    assert len(q.proofs) == sum(n.op in ("linear", "depthwise") for _, n in q.graph.walk())
     assert len(q.graph.outputs) == len(step.outputs)
     assert set(q.graph.meta["emission"]) == set(q.graph.outputs)
     return q

@@ -2,52 +2,38 @@
 
 The rules follow what measurement showed: what a matrix product reads is narrow (16 or 8 bits),
 pre-activations have 16 fractional bits, a state that adds to itself is wide (32 bits) with a
-narrow view for the product, and gates are Q0.15.
+narrow view for the product, and gates are Q0.15. Values that are only moved share one format
+(`edgeseq.quant.groups`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
-from edgeseq.ir.functions import FUNCTIONS
-from edgeseq.ir.graph import Graph, Node
-from edgeseq.ir.ops import ELEMENTWISE, MOVEMENT
+from edgeseq.ir.graph import Graph
 from edgeseq.ir.types import Type
 from edgeseq.quant.calibrate import Stats, clip_range
+from edgeseq.quant.groups import Group, Groups
 from edgeseq.quant.options import QuantOptions
+from edgeseq.quant.structure import Structure
 
-__all__ = ["CELL_FRACTION", "PRE_FRACTION", "UNIT_FRACTION", "Formats", "unit_type"]
+__all__ = ["CELL_FRACTION", "PRE_FRACTION", "UNIT_FRACTION", "Formats"]
 
 PRE_FRACTION = 16
-"""Fractional bits of a pre-activation (int32)."""
+"""Fractional bits of a pre-activation or a score (int32)."""
 CELL_FRACTION = 20
 """Fractional bits of an unbounded accumulating state: Q11.20, saturating at 2048."""
 UNIT_FRACTION = 30
 """Fractional bits of an accumulating state within [-1, 1] (int32)."""
 
-_LOOK_THROUGH = MOVEMENT | {"clamp"}
-_ARITHMETIC = frozenset({"add", "sub", "mul"})
-_PLAIN = (ELEMENTWISE | MOVEMENT) - {"lut"}
-_MOST_FRACTION = 40
-
-
-def unit_type(shape: tuple[int, ...]) -> Type:
-    """Q0.15: gates, tanh outputs."""
-    return Type(shape, "i16", 2.0**-15)
-
-
-@dataclass(frozen=True)
-class Demand:
-    """Who reads a value, seen through movements and clamps."""
-
-    narrow: bool  # a matrix product, a norm, an output or a copied state
-    matrix: bool  # a matrix product
-    element: bool  # element-wise arithmetic or a table
+_MOST_FRACTION = 96
+_LEAST_PRE = 2.0**-3  # a smaller pre-activation keeps more bits until its table is read
+_MASK = 2.0**13  # what is farther below zero than this does not count in a softmax
+_UNIT_COST = 4.0  # [-1, 1] is given a unit format that is at most this much coarser
 
 
 class Formats:
-    """Formats of the values of one real step.
+    """Formats of the values of one real step, by key (`edgeseq.quant.structure`).
 
     Args:
         step: the real step Graph.
@@ -56,170 +42,161 @@ class Formats:
     """
 
     def __init__(self, step: Graph, stats: dict[str, Stats], options: QuantOptions) -> None:
-        self.step, self.stats, self.options = step, stats, options
-        self._uses = step.consumers()
-        self._producers = step.producers()
-        self._state_of = {s.input: s for s in step.states}
-        self.integrator: dict[str, str] = {}  # value on an accumulating path -> state input
-        for s in step.states:
-            path = self._path(s.input, s.output)
-            made_by = {self._producers[v].op for v in path if v in self._producers}
-            if made_by & _ARITHMETIC:  # a ring of past frames only moves: nothing accumulates
-                self.integrator.update(dict.fromkeys(path, s.input))
-        self._movable = {s.output for s in step.states} | set(step.outputs)
+        self.stats, self.options = stats, options
+        self.structure = Structure(step)
+        self.groups = Groups(self.structure, stats, options)
 
-    # -- structure -------------------------------------------------------------------------
+    # -- one value -------------------------------------------------------------------------
 
-    def _path(self, start: str, end: str) -> set[str]:
-        """Values between `start` and `end` on element-wise arithmetic paths."""
-        if start == end:
-            return set()
-        ahead = self._ahead(start)
-        if end not in ahead:
-            return set()
-        behind = {end}
-        for node in reversed(self.step.nodes):
-            if node.op in _PLAIN and any(v in behind for v in node.outputs):
-                behind.update(v for v in node.inputs if v in ahead)
-        return (ahead & behind) | {start, end}
+    def shape(self, key: str) -> tuple[int, ...]:
+        return self.structure.shape[key]
 
-    def _ahead(self, start: str) -> set[str]:
-        """What is made of `start` by element-wise arithmetic and movement alone."""
-        ahead = {start}
-        for node in self.step.nodes:
-            if node.op in _PLAIN and any(v in ahead for v in node.inputs):
-                ahead.update(node.outputs)
-        return ahead
+    def narrow_type(self, key: str, bits: int) -> Type:
+        """The calibrated format of a value with `bits` bits: a view of it where it is wider."""
+        stats, group = self._stats(key), self.groups[key]
+        if bits == 8:
+            calibrated = Type(self.shape(key), "i8", clip_range(stats, self.options.method) / 127.0)
+        else:
+            calibrated = self._calibrated(key, stats.top, max(map(abs, self.groups.interval[key])))
+        bound = group.declared
+        if bound is None and self._is_unit(key):
+            bound = 1.0
+        if bound is None:
+            return calibrated
+        whole = 2.0 ** math.ceil(math.log2(bound)) / 2.0 ** (bits - 1)
+        # 16 bits hold all of [-1, 1] well; 8 bits need what the value really uses (2 to 7 dB).
+        if bits == 8:
+            whole = min(whole, calibrated.scalar_scale)
+        return Type(calibrated.shape, calibrated.dtype, whole)
 
-    def _meets_table(self, value: str) -> bool:
-        """True where a function of fixed domain reads `value` or what is made of it."""
-        return any(
-            node.op == "lut" and FUNCTIONS[node.attrs["fn"]].domain is not None
-            for v in self._ahead(value)
-            for node in self._uses[v]
-        )
+    def _is_unit(self, key: str) -> bool:
+        return self.groups[key].fixed == ("i16", 2.0**-15)
 
-    def demand(self, value: str) -> Demand:
-        """Who reads `value`."""
-        narrow = matrix = element = False
-        stack, seen = [value], set()
-        while stack:
-            v = stack.pop()
-            if v in seen:
-                continue
-            seen.add(v)
-            if v in self._movable and v not in self.integrator:
-                narrow = True
-            for node in self._uses[v]:
-                if node.op in _LOOK_THROUGH:
-                    stack.extend(node.outputs)
-                    narrow = narrow or node.op == "concat"
-                    # What a clamp cuts off would cost an 8-bit format bits: narrow after it.
-                    element = element or node.op == "clamp"
-                elif node.op == "linear":
-                    narrow = matrix = True
-                elif node.op == "norm" or (
-                    node.op == "lut" and FUNCTIONS[node.attrs["fn"]].domain is None
-                ):
-                    narrow = element = True
-                else:
-                    element = True
-        return Demand(narrow, matrix, element)
+    def whole_type(self, key: str) -> Type:
+        """The calibrated format of a value with 32 bits."""
+        limit = self._stats(key).top * self.options.margin or 1.0
+        return Type(self.shape(key), "i32", 2.0 ** (math.ceil(math.log2(limit)) - 31))
 
-    # -- formats ---------------------------------------------------------------------------
+    def _calibrated(self, key: str, top: float, bound: float) -> Type:
+        """16 bits for magnitudes up to `top` with its margin, or for all there can be."""
+        limit = top * self.options.margin
+        if bound <= 1.0 and limit * _UNIT_COST >= 1.0:
+            return Type(self.shape(key), "i16", 2.0**-15)
+        limit = min(limit, bound * (1.0 + 2.0**-14))  # what is at the bound may be rounded up
+        return Type(self.shape(key), "i16", (limit if limit > 0 else 1.0) / 32767.0)
 
-    def state_type(self, value: str) -> Type:
-        """Format of the state held by `value`, the same before and after the step."""
-        s = self._state_of[value]
-        shape = self.step.types[value].shape
-        if value in self.integrator:
-            return Type(shape, "i32", self._wide_scale(value, s.bound))
-        producer = self._source(s.output)
-        if producer is not None and producer.op == "lut":
-            return self.lut_type(producer)
-        if s.bound is not None:
-            return Type(shape, "i16", s.bound * 2.0**-15)
-        return self.narrow_type(s.output, 16)
+    def _stats(self, key: str) -> Stats:
+        if key in self.structure.consts:
+            stats = Stats()
+            stats.add(self.structure.consts[key])
+            return stats
+        return self.stats[key]
 
-    def _wide_scale(self, value: str, bound: float | None) -> float:
+    # -- groups ----------------------------------------------------------------------------
+
+    def group_type(self, key: str) -> Type:
+        """The format that the members of the value's group share; the shape is the value's."""
+        group = self.groups[key]
+        shape = self.shape(key)
+        if group.kind == "integrator":
+            assert group.integrator is not None
+            return Type(shape, "i32", self._state_scale(group.integrator))
+        if group.kind == "fixed":
+            assert group.fixed is not None
+            return Type(shape, *group.fixed)
+        if group.kind == "narrow":
+            return self._narrow_group(key, group)
+        return self._wide_group(key, group, 0.0)
+
+    def result_type(self, key: str, bound: float = 0.0) -> Type:
+        """Format of what a node of free choice makes.
+
+        Args:
+            key: of the value.
+            bound: for a matrix product, the greatest magnitude its sum can have, in real units.
+        """
+        group = self.groups[key]
+        if group.kind == "integrator":
+            assert group.integrator is not None
+            scale = self._state_scale(group.integrator)
+            while self.stats[key].top >= 2.0**31 * scale:  # larger than the state itself
+                scale *= 2.0
+            return Type(self.shape(key), "i32", scale)
+        if self.is_free(key):
+            return self._wide_group(key, group, bound)
+        return self.group_type(key)
+
+    def is_free(self, key: str) -> bool:
+        """True where a value may have any wide format."""
+        return self.groups[key].kind == "wide" and not self.groups[key].held
+
+    def state_type(self, key: str) -> Type:
+        """Format of the state held by a value, the same before and after the step."""
+        return self.group_type(key)
+
+    def _narrow_group(self, key: str, group: Group) -> Type:
+        shape = self.shape(key)
+        if group.only_matrix and self.options.activation_bits == 8 and group.declared is None:
+            # Of the members, the one that spans the range stands for all.
+            widest = max(group.members, key=lambda k: (self._visible_top(k, group), k))
+            clip = clip_range(self._stats(widest), self.options.method)
+            return Type(shape, "i8", clip / 127.0)
+        if group.declared is not None:
+            return Type(shape, "i16", group.declared * 2.0**-15)
+        if group.grid is not None and group.top <= 32768.0 * group.grid:
+            return Type(shape, "i16", group.grid)
+        if group.whole:  # a count or a mask stays exact
+            limit = min(group.top * self.options.margin, max(group.bound, group.top))
+            return Type(shape, "i16", 2.0 ** math.ceil(math.log2(limit / 32767.0)))
+        return self._calibrated(key, group.top, group.bound)
+
+    def _visible_top(self, key: str, group: Group) -> float:
+        top = self._stats(key).top
+        return top if top <= group.top else 0.0
+
+    def _wide_group(self, key: str, group: Group, bound: float) -> Type:
+        shape = self.shape(key)
+        maker = self.structure.maker.get(self.structure.root(key))
+        if maker is not None and maker.op == "mul" and group.bound <= 1.0:
+            units = (self.groups.interval[k] for k in maker.inputs)
+            if all(max(map(abs, ends)) <= 1.0 for ends in units):
+                return Type(shape, "i32", 2.0**-30)
+        top = group.top
+        if group.score and -group.lo > max(_MASK, group.hi):
+            top = max(group.hi, 1.0)  # a mask saturates
+        tabled = group.table and top >= _LEAST_PRE and not group.relative
+        fraction = PRE_FRACTION if tabled else _MOST_FRACTION
+        # Where small values matter in proportion, a bit of room is a bit of all of them.
+        room = self.options.margin**2 if group.relative else 4.0
+        top = max((self._useful(key, top) or 1.0) * room, bound)
+        while top * 2.0**fraction >= 2.0**31:
+            fraction -= 1
+        return Type(shape, "i32", 2.0**-fraction)
+
+    def _useful(self, key: str, top: float) -> float:
+        """`top`, or less where only masks of scores are made of the value."""
+        uses = [u for k in self.groups[key].members for u in self.structure.readers[k]]
+        made = [self.groups[s.outputs[0]] for s, _ in uses if s.op in ("add", "sub")]
+        if len(made) < len(uses) or not made or not all(g.score for g in made):
+            return top
+        return min(top, 2.0 * _MASK)
+
+    def _state_scale(self, key: str) -> float:
+        """Of an accumulating state."""
+        held = [h for h in self.structure.states if h.input == key]
+        group = self.groups[key]
+        bound = group.declared
+        if bound is None and group.bound <= 1.0:
+            bound = 1.0
         if bound is not None:
             return 2.0 ** (math.ceil(math.log2(bound)) - UNIT_FRACTION)
-        top = max(self.stats[v].top for v in (value, self._state_of[value].output))
+        top = max(self._stats(v).top for h in held for v in (h.input, h.output)) or 1.0
         fraction = CELL_FRACTION
-        if not self._meets_table(value):  # precise in proportion; a long run may go far beyond
-            while top * 2.0 ** (fraction + 1) * 256.0 < 2.0**31 and fraction < _MOST_FRACTION:
+        if not self.structure.meets_table(key):
+            # A long run may go far beyond; but room costs small values their bits.
+            room = 16.0 if group.relative else 256.0
+            while top * 2.0 ** (fraction + 1) * room < 2.0**31 and fraction < _MOST_FRACTION:
                 fraction += 1
         while top * 4.0 * 2.0**fraction >= 2.0**31:
             fraction -= 1
         return 2.0**-fraction
-
-    def _source(self, value: str) -> Node | None:
-        """The node that makes `value`, seen through movements."""
-        node = self._producers.get(value)
-        while node is not None and node.op in MOVEMENT and len(node.inputs) == 1:
-            node = self._producers.get(node.inputs[0])
-        return node
-
-    def is_unit(self, value: str) -> bool:
-        """True where `value` comes from a table whose image lies within [-1, 1]."""
-        node = self._source(value)
-        if node is None or node.op != "lut":
-            return False
-        image = FUNCTIONS[node.attrs["fn"]].image
-        return image is not None and max(map(abs, image)) <= 1.0
-
-    def lut_type(self, node: Node) -> Type:
-        """Format of a table's output: Q0.15 where its image is within [-1, 1]."""
-        shape = self.step.types[node.output].shape
-        if self.is_unit(node.output):
-            return unit_type(shape)
-        return self.narrow_type(node.output, 16)
-
-    def narrow_type(self, value: str, bits: int) -> Type:
-        """The calibrated format of `value` with `bits` bits."""
-        shape = self.step.types[value].shape
-        stats = self._stats(value)
-        if bits == 8:
-            top = clip_range(stats, self.options.method)
-            return Type(shape, "i8", top / 127.0)
-        top = stats.top * self.options.margin
-        return Type(shape, "i16", (top if top > 0 else 1.0) / 32767.0)
-
-    def _stats(self, value: str) -> Stats:
-        if value in self.step.consts:
-            stats = Stats()
-            stats.add(self.step.consts[value])
-            return stats
-        return self.stats[value]
-
-    def view_bits(self) -> int:
-        """Width of what a matrix product reads."""
-        return self.options.activation_bits
-
-    def arithmetic_type(self, node: Node, bound: float | None = None) -> Type:
-        """Format of the result of linear, add, sub, mul or norm.
-
-        Args:
-            bound: for a linear, the greatest magnitude its sum can have, in real units.
-        """
-        value = node.output
-        shape = self.step.types[value].shape
-        if value in self.integrator:
-            scale = self.state_type(self.integrator[value]).scalar_scale
-            while self.stats[value].top >= 2.0**31 * scale:  # larger than the state itself
-                scale *= 2.0
-            return Type(shape, "i32", scale)
-        demand = self.demand(value)
-        carried = [s for s in self.step.states if s.output == value]
-        if carried:
-            return self.state_type(carried[0].input)
-        if demand.narrow:
-            only_matrix = demand.matrix and not demand.element and value not in self.step.outputs
-            return self.narrow_type(value, self.view_bits() if only_matrix else 16)
-        if node.op == "mul" and all(self.is_unit(v) for v in node.inputs):
-            return Type(shape, "i32", 2.0**-30)
-        fraction = PRE_FRACTION if self._meets_table(value) else _MOST_FRACTION
-        top = max(self.stats[value].top * 4.0, bound or 0.0)
-        while top * 2.0**fraction >= 2.0**31:
-            fraction -= 1
-        return Type(shape, "i32", 2.0**-fraction)

@@ -23,9 +23,14 @@ class QuantOptions:
         method: how the range of an 8-bit activation is chosen from what calibration saw;
             16-bit activations always take the largest magnitude (percentiles lost 6-14 dB there).
         margin: of 16-bit activations over the largest magnitude seen, 1..2.
-        snr: if not None, widen matrices to 16 bits, the most useful first, until the output's
-            signal-to-noise ratio against the real step reaches this many dB.
-        weight_bits_of: widths by node name, over `weight_bits`.
+        snr: if not None, widen matrices to 16 bits, the most useful first, until every output's
+            signal-to-noise ratio against the real step reaches this many dB; where that is not
+            enough, what they read as well.
+        snr_goal: the ratio is a goal: where it is out of reach, the best that was found is taken
+            instead of an error.
+        weight_bits_of: widths by the name of a `linear` or `depthwise` node, over `weight_bits`.
+        activation_bits_of: widths of what such a node reads, over `activation_bits`: 8, 16 or 32.
+            32 bits are read as two halves of 16, at twice the cost of the product.
     """
 
     weight_bits: int = 8
@@ -33,7 +38,9 @@ class QuantOptions:
     method: str = "minmax"
     margin: float = 1.5
     snr: float | None = None
+    snr_goal: bool = False
     weight_bits_of: Mapping[str, int] = field(default_factory=dict)
+    activation_bits_of: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for bits in (self.weight_bits, *self.weight_bits_of.values()):
@@ -41,7 +48,18 @@ class QuantOptions:
                 raise UsageError(f"weights of {bits} bits", fix="choose 8 or 16")
         if self.activation_bits not in (8, 16):
             raise UsageError(f"activations of {self.activation_bits} bits", fix="choose 8 or 16")
+        for bits in self.activation_bits_of.values():
+            if bits not in (8, 16, 32):
+                raise UsageError(f"activations of {bits} bits", fix="choose 8, 16 or 32")
         if self.method not in METHODS:
             raise UsageError(unknown_name("calibration method", self.method, METHODS))
         if not 1.0 <= self.margin <= 2.0:
             raise UsageError(f"a margin of {self.margin:g}", fix="choose 1 to 2")
+
+    def weights_of(self, node: str) -> int:
+        """Width of the weights of a node."""
+        return self.weight_bits_of.get(node, self.weight_bits)
+
+    def activations_of(self, node: str) -> int:
+        """Width of what the constant matrix of a node multiplies."""
+        return self.activation_bits_of.get(node, self.activation_bits)
