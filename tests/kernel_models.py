@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from edgeseq import fixed
@@ -135,7 +137,7 @@ class RandomStep:
             if self.g.types[v].shape[:-1] == t.shape[:-1] and self.g.types[v].dtype != "i32"
         ]  # fmt: skip
         xs = [x] + [self.pick(same) for _ in range(self.pick([0, 0, 1, 2]))]
-        rows = self.pick([1, 3, 4, 8, 12])
+        rows = self.pick([1, 3, 4, 8, 12, 17, 33])
         dtype = self.pick(["i8", "i16", "i32"])
         inputs, ms, ss = [], [], []
         for v in xs:
@@ -228,9 +230,8 @@ class RandomStep:
             return
         start = int(self.r.integers(0, n - 1))
         stop = int(self.r.integers(start + 1, n + 1))
-        self.node(
-            "slice", [x], typed((*t.shape[:-1], stop - start), t.dtype), start=start, stop=stop
-        )
+        out = replace(t, shape=(*t.shape[:-1], stop - start))
+        self.node("slice", [x], out, start=start, stop=stop)
 
     def add_concat(self) -> None:
         x = self.value()
@@ -238,19 +239,20 @@ class RandomStep:
         t = self.g.types[x]
         fit = [
             v for v in self.values
-            if self.g.types[v].shape[:-1] == t.shape[:-1] and self.g.types[v].dtype == t.dtype
+            if replace(self.g.types[v], shape=t.shape) == t
+            and self.g.types[v].shape[:-1] == t.shape[:-1]
         ]  # fmt: skip
         parts = [x, self.pick(fit)]
         total = sum(self.g.types[v].shape[-1] for v in parts)
         if total <= 40:
-            self.node("concat", parts, typed((*t.shape[:-1], total), t.dtype))
+            self.node("concat", parts, replace(t, shape=(*t.shape[:-1], total)))
 
     def add_reshape(self) -> None:
         x = self.value()
         assert x is not None
         t = self.g.types[x]
         shape = (t.size,) if len(t.shape) > 1 else (2, t.size // 2) if t.size % 2 == 0 else t.shape
-        self.node("reshape", [x], typed(shape, t.dtype), shape=shape)
+        self.node("reshape", [x], replace(t, shape=shape), shape=shape)
 
 
 def random_step(seed: int) -> Graph:

@@ -11,7 +11,16 @@ from typing import Any
 
 from edgeseq.errors import EmulationError, unknown_name
 
-__all__ = ["CPUS", "Cpu", "cpu"]
+__all__ = ["CPUS", "Cpu", "cpu", "missing_emulator"]
+
+
+def missing_emulator() -> str | None:
+    """Why nothing can be emulated here; None if it can."""
+    try:
+        import unicorn  # noqa: F401 - the import is the question
+    except ImportError as error:
+        return f"unicorn, the CPU emulator, cannot be imported ({error})"
+    return None
 
 
 @dataclass(frozen=True)

@@ -1,40 +1,11 @@
-"""Kernels that are the same for every node: copy, fill and layer normalisation."""
+"""Layer normalisation, and rows of a table."""
 
 from __future__ import annotations
 
 from edgeseq.fixed import RSQRT_TABLE
+from edgeseq.kernels.moves import Unit
 
-__all__ = ["copy_source", "fill_source", "norm_source", "rsqrt_table"]
-
-
-def copy_source(from_bits: int, to_bits: int) -> str:
-    """Source of ``kernel(src, dst, rows, columns, src_step, dst_step)``.
-
-    Copies rows x columns elements, widening; steps are bytes from row to row.
-    """
-    return f"""
-def kernel(src, dst, rows, columns, src_step, dst_step):
-    while rows > 0:
-        i = np.int32(0)
-        while i < columns:
-            v = load{from_bits}(src, np.int32(i * {from_bits // 8}))
-            store{to_bits}(dst, np.int32(i * {to_bits // 8}), v)
-            i = np.int32(i + 1)
-        src = advance(src, src_step)
-        dst = advance(dst, dst_step)
-        rows = np.int32(rows - 1)
-"""
-
-
-def fill_source(bits: int) -> str:
-    """Source of ``kernel(dst, count, value)``: store `value` into `count` elements."""
-    return f"""
-def kernel(dst, count, value):
-    i = np.int32(0)
-    while i < count:
-        store{bits}(dst, np.int32(i * {bits // 8}), value)
-        i = np.int32(i + 1)
-"""
+__all__ = ["embed_source", "norm_source", "rsqrt_table"]
 
 
 def rsqrt_table() -> bytes:
@@ -43,7 +14,10 @@ def rsqrt_table() -> bytes:
 
 
 def norm_source(in_bits: int, out_bits: int, eps: int, shift: int) -> str:
-    """Source of ``kernel(x, gain, bias, table, y, rows, n)``: `edgeseq.fixed.layer_norm`."""
+    """Source of ``kernel(x, gain, bias, table, y, rows, n, step)``: `edgeseq.fixed.layer_norm`.
+
+    `step` is the bytes from one row of x to the next.
+    """
     rq = (
         f"((z * load32(gain, q) + {1 << (shift - 1)}) >> {shift})"
         if shift
@@ -59,7 +33,7 @@ def norm_source(in_bits: int, out_bits: int, eps: int, shift: int) -> str:
     )
     size, out = in_bits // 8, out_bits // 8
     return f"""
-def kernel(x, gain, bias, table, y, rows, n):
+def kernel(x, gain, bias, table, y, rows, n, step):
     while rows > 0:
         total = np.int32(0)
         i = np.int32(0)
@@ -88,7 +62,32 @@ def kernel(x, gain, bias, table, y, rows, n):
             v = clamp64(v, {-top - 1}, {top})
             store{out_bits}(y, np.int32(i * {out}), np.int32(v))
             i = np.int32(i + 1)
-        x = advance(x, np.int32(n * {size}))
+        x = advance(x, step)
         y = advance(y, np.int32(n * {out}))
         rows = np.int32(rows - 1)
+"""
+
+
+def embed_source(index_bits: int, rows: int, width: int, unit: Unit) -> str:
+    """Source of ``kernel(index, table, y, count)``: rows of a table, the index clamped to them.
+
+    Args:
+        index_bits: width of an index.
+        rows: of the table.
+        width: bytes of a row, a multiple of the unit.
+        unit: what is moved at a time.
+    """
+    return f"""
+def kernel(index, table, y, count):
+    while count > 0:
+        row = clamp32(load{index_bits}(index, 0), 0, {rows - 1})
+        p = advance(table, mul32(row, {width}))
+        i = np.int32(0)
+        while i < {width}:
+            v = {unit.load("p, i")}
+            {unit.store("y, i", "v")}
+            i = np.int32(i + {unit.nbytes})
+        index = advance(index, {index_bits // 8})
+        y = advance(y, {width})
+        count = np.int32(count - 1)
 """

@@ -10,31 +10,26 @@ import functools
 from collections import Counter
 from typing import Any
 
-from edgeseq.kernels import basic, toolchain
+from edgeseq.kernels import toolchain
 from edgeseq.kernels.elf import undefined_symbols
-from edgeseq.kernels.plan import Call, Constant, KernelSource, Place, Plan
+from edgeseq.kernels.moves import Unit, move_source
+from edgeseq.kernels.plan import Call, Constant, KernelSource, Place, Plan, Repeat
 from edgeseq.kernels.support import SUPPORT
 from edgeseq.kernels.toolchain import Lowered, Machine
 
 __all__ = ["build_module", "build_object", "lowered"]
 
 
-@functools.lru_cache(maxsize=1024)
-def lowered(kernel: KernelSource, machine: Machine) -> Lowered:
-    """The kernel's IR for a machine; kept for the life of the process."""
-    import numpy as np
+@functools.lru_cache(maxsize=4096)
+def lowered(kernel: KernelSource) -> Lowered:
+    """The kernel's IR, the same for every machine; kept for the life of the process."""
+    from edgeseq.kernels.lower import lower_kernel
 
-    from edgeseq.kernels import primitives, vectors
-
-    scope: dict[str, Any] = {name: getattr(primitives, name) for name in primitives.__all__}
-    scope |= {name: getattr(vectors, name) for name in vectors.__all__}
-    scope["np"] = np
-    exec(compile(kernel.source, f"<kernel {kernel.name}>", "exec"), scope)
-    return toolchain.lower(scope["kernel"], kernel.parameters, kernel.name, machine)
+    return lower_kernel(kernel.source, kernel.parameters, kernel.name)
 
 
 def _constant(constant: Constant) -> str:
-    data = "".join(f"\\{b:02x}" for b in constant.data)
+    data = "\\" + constant.data.hex("\\")
     return (
         f'@{constant.name} = internal constant [{len(constant.data)} x i8] c"{data}", '
         f'section ".rodata.{constant.kind}", align {constant.align}\n'
@@ -63,47 +58,48 @@ class _Glue:
         )
         return f"%t{self.count}"
 
+    def items(self, items: list[Call | Repeat]) -> None:
+        for item in items:
+            if isinstance(item, Repeat):
+                self.repeat(item)
+            else:
+                self.call(item)
+
     def call(self, call: Call) -> None:
-        if call.repeat > 1:
-            self.loop(call)
-            return
         arguments = [
             f"ptr {self.address(a)}" if isinstance(a, Place) else f"i32 {a}" for a in call.arguments
         ]
         self.lines.append(f"  call void @{call.kernel.name}({', '.join(arguments)})")
 
-    def loop(self, call: Call) -> None:
-        """The same call `repeat` times, its addresses advancing."""
+    def repeat(self, repeat: Repeat) -> None:
+        """A loop whose pointers advance."""
         self.count += 1
         n = self.count
-        bases = [self.address(a) if isinstance(a, Place) else str(a) for a in call.arguments]
+        bases = {name: self.address(place) for name, (place, _) in repeat.moving.items()}
         self.lines += [
             f"  br label %loop{n}",
             f"loop{n}:",
-            f"  %i{n} = phi i32 [ 0, %{self.block} ], [ %j{n}, %loop{n} ]",
+            f"  %i{n} = phi i32 [ 0, %{self.block} ], [ %j{n}, %next{n} ]",
         ]
-        arguments = []
-        for k, (argument, base) in enumerate(zip(call.arguments, bases, strict=True)):
-            if isinstance(argument, Place):
-                self.lines += [
-                    f"  %o{n}.{k} = mul nsw i32 %i{n}, {call.steps[k]}",
-                    f"  %a{n}.{k} = getelementptr inbounds i8, ptr {base}, i32 %o{n}.{k}",
-                ]
-                arguments.append(f"ptr %a{n}.{k}")
-            else:
-                arguments.append(f"i32 {base}")
+        self.block = f"loop{n}"
+        for name, (_, step) in repeat.moving.items():
+            self.lines += [
+                f"  %{name}.at = mul nsw i32 %i{n}, {step}",
+                f"  %{name} = getelementptr inbounds i8, ptr {bases[name]}, i32 %{name}.at",
+            ]
+        self.items(repeat.items)
         self.lines += [
-            f"  call void @{call.kernel.name}({', '.join(arguments)})",
+            f"  br label %next{n}",
+            f"next{n}:",
             f"  %j{n} = add nsw i32 %i{n}, 1",
-            f"  %c{n} = icmp slt i32 %j{n}, {call.repeat}",
+            f"  %c{n} = icmp slt i32 %j{n}, {repeat.count}",
             f"  br i1 %c{n}, label %loop{n}, label %done{n}",
             f"done{n}:",
         ]
         self.block = f"done{n}"
 
     def step(self) -> str:
-        for call in self.plan.calls:
-            self.call(call)
+        self.items(self.plan.items)
         io = "".join(f", ptr noalias %{n}" for n in self.inputs + self.outputs)
         body = "\n".join(self.lines)
         return (
@@ -133,30 +129,43 @@ class _Glue:
         )
 
 
-def _reset(plan: Plan, name: str) -> tuple[Call | None, str]:
-    """The reset function, and the call it makes (None: there is no state)."""
+def _reset(plan: Plan, name: str, small: bool) -> tuple[list[Call], str]:
+    """The reset function, and the calls it makes."""
     image = bytearray(plan.state_bytes)
-    for slot in plan.slots:
+    calls: list[Call] = []
+    odd = [s for s in plan.slots if s.init.any()]
+    for slot in odd:
         raw = slot.init.tobytes()
         image[slot.offset : slot.offset + len(raw)] = raw
-    words = plan.state_bytes // 4
-    call: Call | None = None
-    if words and not any(image):
-        kernel = KernelSource(basic.fill_source(32), ("ptr", "i32", "i32"))
-        call = Call(kernel, [Place("state", 0), words, 0], ("reset",))
-    elif words:
-        constant = Constant("const_initial", bytes(image), 4, "const")
+    word = Unit(4, False)
+
+    def words(nbytes: int, source: Place | None, target: Place) -> None:
+        steps = [4] if source is not None else None
+        text = move_source([nbytes // 4], steps, [4], word, word, small=small)
+        arguments: list[Place | int] = [target] if source is None else [source, target]
+        calls.append(Call(KernelSource(text, ("ptr",) * len(arguments)), arguments, ("reset",)))
+
+    def stored(data: bytes) -> Place:
+        constant = Constant(f"const_initial{len(calls)}", data, 4, "const")
         plan.constants[constant.name] = constant
-        plan.parts["constants"] += len(image)
-        kernel = KernelSource(basic.copy_source(32, 32), ("ptr", "ptr", "i32", "i32", "i32", "i32"))
-        source, target = Place(constant.name, 0), Place("state", 0)
-        call = Call(kernel, [source, target, 1, words, 0, 0], ("reset",))
+        plan.parts["constants"] += len(data)
+        return Place(constant.name, 0)
+
+    state = Place("state", 0)
+    if image and 2 * sum(s.init.nbytes for s in odd) > len(image):
+        words(len(image), stored(bytes(image)), state)
+    elif image:
+        words(len(image), None, state)
+        for slot in odd:  # whole words: what else they hold has its value already
+            first = slot.offset // 4 * 4
+            end = -(-(slot.offset + slot.init.nbytes) // 4) * 4
+            words(end - first, stored(bytes(image[first:end])), state + first)
     glue = _Glue(plan, name)
-    if call is not None:
+    for call in calls:
         glue.call(call)
     body = "\n".join(glue.lines)
     text = f"define void @{name}_reset(ptr noalias %state) #91 {{\n{body}\n  ret void\n}}\n"
-    return call, text
+    return calls, text
 
 
 def build_object(plan: Plan, name: str, machine: Machine) -> bytes:
@@ -184,15 +193,13 @@ def build_module(plan: Plan, name: str, machine: Machine, library: tuple[str, ..
     glue = _Glue(plan, name)
     step = glue.step()
     run = glue.run()
-    reset_call, reset = _reset(plan, name)
-    calls = [*plan.calls, *([reset_call] if reset_call else [])]
-    uses: Counter[KernelSource] = Counter()
-    for call in calls:
-        uses[call.kernel] += 1
+    reset_calls, reset = _reset(plan, name, machine.micro)
+    uses = Counter(call.kernel for call, _ in plan.calls())
+    uses.update(call.kernel for call in reset_calls)
     parts, declarations = [], []
     for kernel, count in uses.items():
-        low = lowered(kernel, machine)
-        parts.append(low.ir(shared=count > 1, small=machine.micro))
+        low = lowered(kernel)
+        parts.append(low.ir(shared=count > 1 or len(uses) > 64, small=machine.micro))
         kinds = ", ".join("ptr" if p == "ptr" else "i32" for p in kernel.parameters)
         declarations.append(f"declare void @{kernel.name}({kinds})\n")
     constants = "".join(_constant(c) for c in plan.constants.values())

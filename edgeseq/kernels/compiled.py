@@ -57,7 +57,10 @@ class StateField(Port):
 
 @dataclass(frozen=True)
 class NodeCost:
-    """Work of one kernel call per step: the nodes it computes and its multiply-accumulates."""
+    """Work of one kernel call per step: the nodes it computes and its multiply-accumulates.
+
+    A call that a step makes several times counts as one, with the sum of its work.
+    """
 
     nodes: tuple[str, ...]
     kernel: str
@@ -202,7 +205,7 @@ def compile_for(
         StateField(s.name, s.dtype, s.shape, s.scale, s.offset, s.init) for s in plan.slots
     )
     functions = {k: v for k, v in facts.symbols.items() if k in exports or k.startswith("k")}
-    costs = tuple(NodeCost(c.nodes, c.kernel.name, c.macs) for c in plan.calls)
+    costs = tuple(NodeCost(c.nodes, c.kernel.name, c.macs * n) for c, n in plan.calls())
     return CompiledStep(
         name,
         target,

@@ -23,17 +23,17 @@ class DspLinear(LinearSet):
     SXTB16 ROR #8 columns 2 and 3, matching two words of activations.
     """
 
-    def order(self, block: IntArray) -> IntArray:
+    def order(self, block: IntArray, columns: int) -> IntArray:
         quads = block.reshape(self.rows, -1, 4)
         if block.dtype == np.int8:
             quads = quads[:, :, [0, 2, 1, 3]]
         return quads.transpose(1, 0, 2).reshape(-1)
 
-    def unroll(self, k: int) -> int:
+    def unroll(self, k: int, frames: int = 1) -> int:
         steps = self.steps(k)
         return max(u for u in range(1, _MAX_UNROLL + 1) if steps % u == 0)
 
-    def source(self, signature: Signature) -> str:
+    def source(self, signature: Signature, rows: int) -> str:
         parameters = "".join(f", x{g}, n{g}" for g in range(len(signature.groups)))
         lines = [f"def kernel(p, y, blocks{parameters}):", "    while blocks > 0:"]
         for g, group in enumerate(signature.groups):

@@ -28,12 +28,14 @@ class Group:
         x_bits, w_bits: widths of activations and weights.
         shift: of its requantisation.
         unroll: inner steps written out per iteration of the inner loop.
+        short: columns by which the last step goes beyond the operand.
     """
 
     x_bits: int
     w_bits: int
     shift: int
     unroll: int = 1
+    short: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class LinearSet:
         x_align: alignment of an operand in bytes (1: that of its elements).
         x_bits: width to which operands are widened first, or None to take them as they are.
         align: alignment of the stream.
+        lanes: 32-bit numbers in a register, 1 without SIMD.
+        small: a core for which code size counts, and which loads words from their multiples only.
     """
 
     name: str
@@ -86,25 +90,71 @@ class LinearSet:
     x_align: int
     x_bits: int | None
     align: int = field(default=4)
+    lanes: int = field(default=1)
+    small: bool = field(default=True)
+
+    def for_frames(self, frames: int) -> LinearSet:
+        """The set for nodes of `frames` frames."""
+        return self
+
+    @property
+    def pairs(self) -> bool:
+        """Whether SIMD instructions add products in pairs."""
+        return False
+
+    @property
+    def tile(self) -> int:
+        """Frames that a kernel computes side by side; 1: it knows one frame at a time."""
+        return 1
+
+    def tiles(self, frames: int) -> list[tuple[int, int]]:
+        """Frames side by side, and how many such tiles, of the calls for `frames` frames."""
+        return [(1, frames)]
+
+    def frames_source(self, signature: Signature, rows: int, tile: int, x_steps: list[int]) -> str:
+        """As `source`, for many frames: ``kernel(p, y, blocks, ..., times, x0, n0, ...)``.
+
+        Args:
+            signature, rows: as in `source`.
+            tile: frames side by side; `times` counts tiles.
+            x_steps: bytes from one frame to the next, per group.
+        """
+        raise NotImplementedError
+
+    def written(self, rows: int) -> int:
+        """Output rows that a kernel stores for `rows` of them."""
+        return self.blocks(rows) * self.rows
+
+    def extra(self, rows: int, out_bits: int) -> list[int]:
+        """Arguments between `blocks` and the operands."""
+        return []
 
     def steps(self, k: int) -> int:
         """Inner loop iterations for `k` inputs."""
         return -(-k // self.columns)
 
-    def unroll(self, k: int) -> int:
-        """Inner steps to write out for `k` inputs; divides `steps(k)`."""
+    def unroll(self, k: int, frames: int = 1) -> int:
+        """Inner steps to write out for `k` inputs of `frames` frames; divides `steps(k)`."""
         return 1
 
     def blocks(self, rows: int) -> int:
         """Row blocks for `rows` outputs."""
         return -(-rows // self.rows)
 
-    def order(self, block: IntArray) -> IntArray:
-        """Weights of one block, [rows, padded K], in stream order."""
+    def firsts(self, rows: int) -> list[int]:
+        """First row of every block."""
+        return list(range(0, rows, self.rows))
+
+    def order(self, block: IntArray, columns: int) -> IntArray:
+        """Weights of one block, [rows, padded K] with zeros from `columns` on, in stream order."""
         return block.T.reshape(-1)
 
-    def source(self, signature: Signature) -> str:
-        """Python source of `kernel(p, y, blocks, x0, n0, x1, n1, ...)`.
+    def source(self, signature: Signature, rows: int) -> str:
+        """Python source of `kernel(p, y, blocks, ..., x0, n0, x1, n1, ...)`, see `extra`.
+
+        Args:
+            signature: of the node.
+            rows: output rows.
 
         n_g counts iterations of the inner loop of group g and is at least 1, as is `blocks`.
         """
@@ -133,13 +183,13 @@ class LinearSet:
             sizes[kind] += len(raw)
             chunks.append(raw)
 
-        for first in range(0, out, self.rows):
+        for first in self.firsts(out):
             for w, m in zip(weights, multipliers, strict=True):
                 k = self.steps(w.shape[1]) * self.columns
                 block = np.zeros((self.rows, k), w.dtype)
                 part = w[first : first + self.rows]
                 block[: part.shape[0], : w.shape[1]] = part
-                put("w", self.order(block))
+                put("w", self.order(block, w.shape[1]))
                 put("m", _padded(m[first : first + self.rows], self.rows))
             if bias is not None:
                 put("b", _padded(bias[first : first + self.rows], self.rows))
@@ -183,11 +233,11 @@ class GenericLinear(LinearSet):
 
     longest: int = field(default=1)
 
-    def unroll(self, k: int) -> int:
+    def unroll(self, k: int, frames: int = 1) -> int:
         steps = self.steps(k)
         return max(u for u in range(1, self.longest + 1) if steps % u == 0)
 
-    def source(self, signature: Signature) -> str:
+    def source(self, signature: Signature, rows: int) -> str:
         parameters = "".join(f", x{g}, n{g}" for g in range(len(signature.groups)))
         lines = [f"def kernel(p, y, blocks{parameters}):", "    while blocks > 0:"]
         for g, group in enumerate(signature.groups):

@@ -8,22 +8,31 @@ knows nothing of LLVM; `planner` makes it and `codegen` turns it into an object.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy.typing as npt
 
 from edgeseq.ir.graph import Graph
 
-__all__ = ["Call", "Constant", "KernelSource", "Place", "Plan", "Slot"]
+__all__ = ["Call", "Constant", "KernelSource", "Place", "Plan", "Repeat", "Slot"]
 
 
 @dataclass(frozen=True)
 class Place:
-    """An address: `base` is 'in0', 'out0', 'state', 'scratch' or the name of a constant."""
+    """An address: bytes from a base.
+
+    The base is 'in0', 'out0', 'state', 'scratch', the name of a constant, or that of a pointer
+    that a `Repeat` moves.
+    """
 
     base: str
     offset: int
+
+    def __add__(self, offset: int) -> Place:
+        return Place(self.base, self.offset + offset)
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class KernelSource:
     source: str
     parameters: tuple[str, ...]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """A C identifier made from what the kernel is, so that equal kernels are one."""
         digest = hashlib.sha256(self.source.encode()).hexdigest()[:12]
@@ -49,16 +58,28 @@ class Call:
         arguments: an address or a number per parameter.
         nodes: names of the nodes it computes.
         macs: multiply-accumulates of one call, padding excluded.
-        repeat: how often it is called in a row.
-        steps: bytes by which each address advances from one repetition to the next.
     """
 
     kernel: KernelSource
     arguments: list[Place | int]
     nodes: tuple[str, ...]
     macs: int = 0
-    repeat: int = 1
-    steps: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Repeat:
+    """Calls that are made `count` times, with pointers that advance.
+
+    Attributes:
+        count: how often.
+        moving: by name, the address of a pointer the first time and its bytes from one time to
+            the next.
+        items: what is repeated.
+    """
+
+    count: int
+    moving: dict[str, tuple[Place, int]]
+    items: list[Call | Repeat]
 
 
 @dataclass(frozen=True)
@@ -88,7 +109,7 @@ class Plan:
     """Everything `codegen` needs.
 
     Attributes:
-        calls: of one step, in order.
+        items: calls of one step, in order.
         constants: by name.
         slots: the state struct.
         state_bytes, scratch_bytes: sizes of what the caller provides.
@@ -96,9 +117,21 @@ class Plan:
     """
 
     graph: Graph
-    calls: list[Call]
+    items: list[Call | Repeat]
     constants: dict[str, Constant]
     slots: list[Slot]
     state_bytes: int
     scratch_bytes: int
     parts: dict[str, int]
+
+    def calls(self) -> Iterator[tuple[Call, int]]:
+        """Every call, in order, and how often it is made in a step."""
+        return _calls(self.items, 1)
+
+
+def _calls(items: list[Call | Repeat], times: int) -> Iterator[tuple[Call, int]]:
+    for item in items:
+        if isinstance(item, Repeat):
+            yield from _calls(item.items, times * item.count)
+        else:
+            yield item, times

@@ -1,99 +1,37 @@
-"""Rewrites of an integer step that only matter to kernels, and its schedule.
+"""Rewrites of an integer step that only matter to kernels.
 
 `prepare` moves slices in front of element-wise nodes, so that gates computed side by side in one
-matrix product are read in place by the loop that combines them. `schedule` orders the nodes into
-steps: matrix products as early as they can run, element-wise nodes together, as late as they can.
+matrix product are read in place by the loop that combines them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from edgeseq.errors import BackendError, GraphError, UnsupportedError
+from edgeseq.errors import GraphError, UnsupportedError
 from edgeseq.ir.graph import Graph, Node
+from edgeseq.ir.ops import MOVEMENT
 from edgeseq.ir.types import Type
+from edgeseq.kernels.schedule import data_inputs, is_loop_node
 
-__all__ = ["Step", "View", "is_loop_node", "prepare", "reshaped", "schedule", "view_of", "views"]
+__all__ = ["prepare"]
 
-_LOOP = frozenset({"add", "mul", "clamp", "rescale", "lut"})
-_HEAVY = frozenset({"linear", "norm"})
-_MOVE = frozenset({"reshape", "slice", "concat"})
-
-
-@dataclass(frozen=True)
-class View:
-    """A value as part of another one: elements offset.. of `root`."""
-
-    root: str
-    offset: int
+#: Operations that have a kernel of their own, besides the element-wise ones and moves.
+_HEAVY = frozenset({"linear", "norm", "depthwise", "matmul", "softmax", "embed", "scan"})
 
 
-@dataclass
-class Step:
-    """What runs at one point of the schedule: a heavy or moving node, or one loop of nodes."""
-
-    nodes: list[Node]
-
-    @property
-    def is_loop(self) -> bool:
-        """Whether the nodes are element-wise."""
-        return self.nodes[0].op in _LOOP
-
-
-def is_loop_node(node: Node) -> bool:
-    """Whether the node computes every element from the same element of its inputs."""
-    return node.op in _LOOP
-
-
-def _lead(t: Type) -> int:
-    size = 1
-    for d in t.shape[:-1]:
-        size *= d
-    return size
-
-
-def is_view(graph: Graph, node: Node) -> bool:
-    """Whether the node's output is part of its input as stored."""
-    if node.op == "reshape":
-        return True
-    return node.op == "slice" and _lead(graph.types[node.inputs[0]]) == 1
-
-
-def view_of(graph: Graph, node: Node) -> tuple[str, int]:
-    """Input and element offset of a view node."""
-    return node.inputs[0], int(node.attrs["start"]) if node.op == "slice" else 0
-
-
-def views(graph: Graph) -> dict[str, View]:
-    """Root and offset of every value; a value that is stored on its own is its own root."""
-    table = {name: View(name, 0) for name in graph.types}
-    for node in graph.nodes:
-        if is_view(graph, node):
-            source, offset = view_of(graph, node)
-            base = table[source]
-            table[node.output] = View(base.root, base.offset + offset)
-    return table
-
-
-def reshaped(graph: Graph, table: dict[str, View]) -> dict[str, str]:
-    """Values that are a whole other value under a different shape, with that value."""
-    return {
-        name: view.root
-        for name, view in table.items()
-        if view.root != name
-        and view.offset == 0
-        and graph.types[name].size == graph.types[view.root].size
-    }
-
-
-def prepare(graph: Graph) -> Graph:
+def prepare(graph: Graph, *, every_state: bool = False) -> Graph:
     """A copy of `graph` with dead nodes dropped and slices moved in front of element-wise nodes.
+
+    Args:
+        graph: an integer step.
+        every_state: keep the states that no output depends on.
 
     Raises:
         UnsupportedError: the Graph is not an integer step, or holds an operation without a kernel.
-        GraphError: an attribute of an element-wise node is not a whole number.
+        GraphError: an attribute that becomes part of a kernel is not a whole number.
     """
     if not graph.is_step or not graph.is_integer:
         raise UnsupportedError(
@@ -102,28 +40,30 @@ def prepare(graph: Graph) -> Graph:
             fix="run the stream pass and quantise first",
         )
     for node in graph.nodes:
-        if node.op not in _LOOP | _HEAVY | _MOVE:
+        if not (is_loop_node(node) or node.op in _HEAVY | MOVEMENT) or node.op == "sub":
             raise UnsupportedError(
                 f"operation {node.op!r} has no kernel",
                 where=f"node {node.name!r}",
                 fix="express it with the operations of the integer table",
             )
-    for node in graph.nodes:
         _require_numbers(node)
     graph = graph.copy()
+    outputs = list(graph.outputs)
+    if every_state:
+        graph.outputs += [v for s in graph.states for v in (s.input, s.output)]
     graph.prune()
-    while _sink_one(graph):
-        graph.prune()
+    _Sinker(graph).run()
+    graph.prune()
+    graph.outputs = outputs
     return graph
 
 
 def _require_numbers(node: Node) -> None:
     """Attributes become part of generated source, so nothing but whole numbers may get there."""
-    if node.op not in _LOOP:
-        return
-    for key in ("m", "s", "ma", "mb", "lo", "hi", "k"):
-        value = node.attrs.get(key)
-        if value is not None and not isinstance(value, int | np.integer):
+    for key, value in node.attrs.items():
+        if key in ("body", "fn", "cmp", "reverse") or value is None:
+            continue
+        if not all(isinstance(v, int | np.integer) for v in _numbers(value)):
             raise GraphError(
                 f"attribute {key!r} is {value!r}, not a whole number",
                 where=f"node {node.name!r} ({node.op})",
@@ -131,140 +71,86 @@ def _require_numbers(node: Node) -> None:
             )
 
 
-def _sink_one(graph: Graph) -> bool:
-    producers, consumers = graph.producers(), graph.consumers()
-    fixed = set(graph.outputs) | {s.output for s in graph.states}
-    for index, node in enumerate(graph.nodes):
-        if node.op != "slice" or not is_view(graph, node):
-            continue
-        source = node.inputs[0]
-        maker = producers.get(source)
-        if maker is None or not is_loop_node(maker) or source in fixed:
-            continue
-        if any(c.op != "slice" for c in consumers[source]):
-            continue
-        size = graph.types[source].size
-        data = maker.inputs[:1] if maker.op == "lut" else maker.inputs
-        if any(graph.types[v].size not in (1, size) for v in data):
-            continue
-        graph.nodes[index : index + 1] = _sliced(graph, maker, node, data)
-        return True
-    return False
+def _numbers(value: Any) -> list[Any]:
+    """The numbers of an attribute: itself, the members of a list, one element of an array."""
+    if isinstance(value, np.ndarray):
+        return [value.dtype.type()]
+    if isinstance(value, list | tuple):
+        return [n for v in value for n in _numbers(v)]
+    return [value]
 
 
-def _sliced(graph: Graph, maker: Node, node: Node, data: tuple[str, ...]) -> list[Node]:
-    """`maker` applied to slices of its inputs, defining the output of the slice `node`."""
-    start, stop = int(node.attrs["start"]), int(node.attrs["stop"])
-    made: list[Node] = []
-    inputs: list[str] = []
-    for value in maker.inputs:
-        t = graph.types[value]
-        if value not in data or t.size == 1:
-            inputs.append(value)
-            continue
-        if value in graph.consts:
-            flat = graph.consts[value].reshape(-1)[start:stop]
-            part = graph.fresh(f"{value}_{start}")
-            graph.types[part] = Type((stop - start,), t.dtype, t.scale)
-            graph.consts[part] = flat.copy()
-        else:
-            part = graph.fresh(f"{value}_{start}")
-            graph.types[part] = Type((stop - start,), t.dtype, t.scale)
-            made.append(
-                Node("slice", (value,), (part,), {"start": start, "stop": stop}, f"{part}.slice")
-            )
-        inputs.append(part)
-    made.append(
-        Node(
-            maker.op,
-            tuple(inputs),
-            node.outputs,
-            dict(maker.attrs),
-            f"{maker.name}[{start}:{stop}]",
+class _Sinker:
+    """Moves slices in front of element-wise nodes, from the last node to the first."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.fixed = set(graph.outputs) | {s.output for s in graph.states}
+        #: Nodes by their place in the list: what a slice is replaced by takes its place.
+        self.buckets = [[n] for n in graph.nodes]
+        self.readers: dict[str, list[tuple[int, Node]]] = {}
+        for i, node in enumerate(graph.nodes):
+            for value in node.inputs:
+                self.readers.setdefault(value, []).append((i, node))
+
+    def run(self) -> None:
+        for i in range(len(self.buckets) - 1, -1, -1):
+            for maker in list(reversed(self.buckets[i])):
+                if is_loop_node(maker) and self._moves(maker):
+                    self._sink(maker)
+        self.graph.nodes = [n for bucket in self.buckets for n in bucket]
+
+    def _moves(self, maker: Node) -> bool:
+        """Whether only slices read the output, and every input can be sliced as it is."""
+        readers = self.readers.get(maker.output, [])
+        if maker.output in self.fixed or not readers:
+            return False
+        if any(n.op != "slice" for _, n in readers):
+            return False
+        shape = self.graph.types[maker.output].shape
+        taken = sum(int(n.attrs["stop"]) - int(n.attrs["start"]) for _, n in readers)
+        return taken <= shape[-1] and all(
+            self._sliceable(self.graph.types[v], shape) for v in data_inputs(maker)
         )
-    )
-    return made
 
+    @staticmethod
+    def _sliceable(t: Type, shape: tuple[int, ...]) -> bool:
+        """Whether a slice of the last axis of an operand is the operand of that slice."""
+        return t.size == 1 or (t.shape[-1:] == shape[-1:] and t.size % shape[-1] == 0)
 
-def _domain(graph: Graph, node: Node) -> tuple[int, int]:
-    """Elements of an element-wise node, and the period of a repeating operand (0: none)."""
-    size = graph.types[node.output].size
-    data = node.inputs[:1] if node.op == "lut" else node.inputs
-    periods = {graph.types[v].size for v in data if 1 < graph.types[v].size < size}
-    return size, min(periods, default=0)
+    def _sink(self, maker: Node) -> None:
+        for i, node in self.readers.pop(maker.output):
+            made = self._sliced(maker, node)
+            at = next(k for k, n in enumerate(self.buckets[i]) if n is node)
+            self.buckets[i][at : at + 1] = made
+            for value in node.inputs:
+                self.readers[value] = [r for r in self.readers.get(value, []) if r[1] is not node]
+            for new in made:
+                for value in new.inputs:
+                    self.readers.setdefault(value, []).append((i, new))
+        for value in maker.inputs:
+            self.readers[value] = [r for r in self.readers[value] if r[1] is not maker]
 
-
-def schedule(graph: Graph) -> list[Step]:
-    """The nodes in an order that runs, element-wise ones grouped into loops; views left out."""
-    table = views(graph)
-    pending = [n for n in graph.nodes if not is_view(graph, n)]
-    done = set(graph.inputs) | {s.input for s in graph.states} | set(graph.consts)
-    steps: list[Step] = []
-
-    def ready(node: Node, have: set[str]) -> bool:
-        return all(table[v].root in have for v in node.inputs)
-
-    while pending:
-        heavy = [n for n in pending if not is_loop_node(n) and ready(n, done)]
-        if heavy:
-            for node in heavy:
-                steps.append(Step([node]))
-                done.update(node.outputs)
-                pending.remove(node)
-            continue
-        before = len(pending)
-        groups: dict[int, list[tuple[list[Node], int]]] = {}
-        for node in list(pending):
-            if not is_loop_node(node) or not ready(node, done):
+    def _sliced(self, maker: Node, node: Node) -> list[Node]:
+        """`maker` applied to slices of its inputs, defining the output of the slice `node`."""
+        graph = self.graph
+        start, stop = int(node.attrs["start"]), int(node.attrs["stop"])
+        made: list[Node] = []
+        inputs: list[str] = []
+        data = data_inputs(maker)
+        for value in maker.inputs:
+            t = graph.types[value]
+            if value not in data or t.size == 1:
+                inputs.append(value)
                 continue
-            size, period = _domain(graph, node)
-            for i, (members, known) in enumerate(groups.setdefault(size, [])):
-                if period == 0 or known in (0, period):
-                    members.append(node)
-                    groups[size][i] = (members, known or period)
-                    break
+            part = graph.fresh(f"{value}.{start}.{stop}")
+            graph.types[part] = Type((*t.shape[:-1], stop - start), t.dtype, t.scale)
+            if value in graph.consts:
+                graph.consts[part] = graph.consts[value][..., start:stop].copy()
             else:
-                groups[size].append(([node], period))
-            done.update(node.outputs)
-            pending.remove(node)
-        if len(pending) == before:
-            raise BackendError(
-                "depends on itself or on a value that nothing defines",
-                where=f"node {pending[0].name!r}",
-                fix="check the Graph before it is compiled",
-            )
-        _append_loops(graph, steps, [g for groups_ in groups.values() for g, _ in groups_], table)
-    return steps
-
-
-def _append_loops(
-    graph: Graph, steps: list[Step], loops: list[list[Node]], table: dict[str, View]
-) -> None:
-    """Order loops made in one round; a loop that two others need in turn is split per node."""
-    same = reshaped(graph, table)
-    owner = {n.output: i for i, loop in enumerate(loops) for n in loop}
-    needs: list[set[int]] = []
-    for i, loop in enumerate(loops):
-        sources = {table[v].root for n in loop for v in n.inputs}
-        # A member read through a view (shifted) cannot be read inside its own loop.
-        shifted = {
-            table[v].root
-            for n in loop
-            for v in n.inputs
-            if owner.get(table[v].root) == i and v not in same and v != table[v].root
-        }
-        needs.append({owner[s] for s in sources if s in owner and owner[s] != i})
-        if shifted:
-            needs[i].add(i)
-    order: list[int] = []
-    left = set(range(len(loops)))
-    while left:
-        free = sorted(i for i in left if not needs[i] & left)
-        if not free:
-            break
-        order += free
-        left -= set(free)
-    steps += [Step(loops[i]) for i in order]
-    if left:
-        members = {n.name for i in left for n in loops[i]}
-        steps += [Step([n]) for n in graph.nodes if n.name in members]
+                attrs = {"start": start, "stop": stop}
+                made.append(Node("slice", (value,), (part,), attrs, f"{part}.slice"))
+            inputs.append(part)
+        name = f"{maker.name}[{start}:{stop}]"
+        made.append(Node(maker.op, tuple(inputs), node.outputs, dict(maker.attrs), name))
+        return made

@@ -19,26 +19,43 @@ from numba.extending import intrinsic
 
 __all__ = [
     "add_saturated",
-    "after",
     "advance",
+    "after",
+    "choose",
+    "choose64",
     "clamp32",
     "clamp64",
+    "divide",
+    "divide64",
+    "equal",
+    "greater",
+    "leading_zeros",
     "less",
     "load8",
     "load16",
     "load32",
+    "load32_any",
     "load32_half",
+    "load64_any",
+    "max32",
+    "min32",
     "mul32",
+    "not_less",
+    "shift_left",
+    "shift_right",
+    "shift_right64",
     "smlad",
     "store8",
     "store16",
     "store32",
+    "store32_any",
+    "store64_any",
     "sub_saturated",
     "sxtb16",
     "sxtb16_ror8",
 ]
 
-_I8, _I16, _I32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
+_I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
 
 
 def address(builder: Any, pointer: Any, offset: Any, element: Any = _I8) -> Any:
@@ -52,9 +69,10 @@ def _loader(width: int, align: int) -> Callable[..., Any]:
         def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             cell = address(builder, args[0], args[1], ir.IntType(width))
             value = builder.load(cell, align=align)
-            return value if width == 32 else builder.sext(value, _I32)
+            return value if width >= 32 else builder.sext(value, _I32)
 
-        return types.int32(types.voidptr, types.int32), lower
+        kind = types.int64 if width == 64 else types.int32
+        return kind(types.voidptr, types.int32), lower
 
     return typed
 
@@ -62,11 +80,12 @@ def _loader(width: int, align: int) -> Callable[..., Any]:
 def _storer(width: int, align: int) -> Callable[..., Any]:
     def typed(typingctx: Any, pointer: Any, offset: Any, value: Any) -> Any:
         def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            stored = args[2] if width == 32 else builder.trunc(args[2], ir.IntType(width))
+            stored = args[2] if width >= 32 else builder.trunc(args[2], ir.IntType(width))
             builder.store(stored, address(builder, args[0], args[1], stored.type), align=align)
             return context.get_dummy_value()
 
-        return types.void(types.voidptr, types.int32, types.int32), lower
+        kind = types.int64 if width == 64 else types.int32
+        return types.void(types.voidptr, types.int32, kind), lower
 
     return typed
 
@@ -77,11 +96,16 @@ load16 = intrinsic(_loader(16, 2))
 load32 = intrinsic(_loader(32, 4))
 #: A 32-bit load at an address that is only a multiple of 2 (two int16 at once).
 load32_half = intrinsic(_loader(32, 2))
+#: Loads from any address, for cores that have them.
+load32_any = intrinsic(_loader(32, 1))
+load64_any = intrinsic(_loader(64, 1))
 
 #: Stores: of the low bits.
 store8 = intrinsic(_storer(8, 1))
 store16 = intrinsic(_storer(16, 2))
 store32 = intrinsic(_storer(32, 4))
+store32_any = intrinsic(_storer(32, 1))
+store64_any = intrinsic(_storer(64, 1))
 
 
 @intrinsic
@@ -166,6 +190,82 @@ def _clamping(width: int) -> Callable[..., Any]:
 #: min(max(value, lo), hi) in 32 or 64 bits (`SSAT` where the bounds allow it).
 clamp32 = intrinsic(_clamping(32))
 clamp64 = intrinsic(_clamping(64))
+
+
+def _extreme(name: str) -> Callable[..., Any]:
+    def typed(typingctx: Any, a: Any, b: Any) -> Any:
+        def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return call_intrinsic(builder, name, _I32, list(args))
+
+        return types.int32(types.int32, types.int32), lower
+
+    return typed
+
+
+#: The greater and the lesser of two int32.
+max32 = intrinsic(_extreme("llvm.smax.i32"))
+min32 = intrinsic(_extreme("llvm.smin.i32"))
+
+
+def _comparing(sign: str) -> Callable[..., Any]:
+    def typed(typingctx: Any, a: Any, b: Any) -> Any:
+        def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.zext(builder.icmp_signed(sign, args[0], args[1]), _I32)
+
+        return types.int32(types.int32, types.int32), lower
+
+    return typed
+
+
+#: 1 where the comparison of two int32 holds, else 0.
+greater = intrinsic(_comparing(">"))
+not_less = intrinsic(_comparing(">="))
+equal = intrinsic(_comparing("=="))
+
+
+def _choosing(kind: Any) -> Callable[..., Any]:
+    def typed(typingctx: Any, condition: Any, a: Any, b: Any) -> Any:
+        def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            holds = builder.icmp_signed("!=", args[0], ir.Constant(_I32, 0))
+            return builder.select(holds, args[1], args[2])
+
+        return kind(types.int32, kind, kind), lower
+
+    return typed
+
+
+#: a where the condition is not 0, else b; without a branch.
+choose = intrinsic(_choosing(types.int32))
+choose64 = intrinsic(_choosing(types.int64))
+
+
+@intrinsic
+def leading_zeros(typingctx: Any, a: Any) -> Any:
+    """Zero bits above the highest one of an int32 that is not 0."""
+
+    def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctlz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int32(types.int32), lower
+
+
+def _plain(operation: str, kind: Any) -> Callable[..., Any]:
+    def typed(typingctx: Any, a: Any, b: Any) -> Any:
+        def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return getattr(builder, operation)(args[0], args[1])
+
+        return kind(kind, kind), lower
+
+    return typed
+
+
+#: Shift of 32 bits to the left; to the right, zeros coming in (and the same of 64 bits).
+shift_left = intrinsic(_plain("shl", types.int32))
+shift_right = intrinsic(_plain("lshr", types.int32))
+shift_right64 = intrinsic(_plain("lshr", types.int64))
+#: Quotient of two unsigned numbers of 32 or 64 bits, cut off.
+divide = intrinsic(_plain("udiv", types.int32))
+divide64 = intrinsic(_plain("udiv", types.int64))
 
 
 @intrinsic

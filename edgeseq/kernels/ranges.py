@@ -41,6 +41,10 @@ class Range:
         """Every value after min and max."""
         return Range(min(max(self.lo, lo), hi), min(max(self.hi, lo), hi))
 
+    def hull(self, other: Range) -> Range:
+        """All of either."""
+        return Range(min(self.lo, other.lo), max(self.hi, other.hi))
+
     def within(self, lo: int, hi: int) -> bool:
         """Whether no value lies outside lo..hi."""
         return lo <= self.lo and self.hi <= hi

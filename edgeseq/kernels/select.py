@@ -26,12 +26,15 @@ def linear_set(machine: Machine) -> LinearSet:
             )
         return DspLinear("dsp", rows=4, columns=4, x_align=4, x_bits=16)
     if machine.avx2:
-        return SimdLinear("avx2", rows=16, columns=2, x_align=1, x_bits=16, align=32)
+        return SimdLinear("avx2", 16, 2, 1, 16, align=32, lanes=8, small=False)
     if machine.neon:
-        return SimdLinear("neon", rows=16, columns=1, x_align=1, x_bits=16, align=16)
+        return SimdLinear("neon", 16, 1, 1, 16, align=16, lanes=4, small=False)
     # Armv6-M has eight registers that multiply: two rows fit, four would spill.
     rows, longest = (4, 2) if machine.has_wide_multiply else (2, 1)
-    return GenericLinear("generic", rows=rows, columns=1, x_align=1, x_bits=None, longest=longest)
+    small = machine.micro
+    return GenericLinear(
+        "generic", rows=rows, columns=1, x_align=1, x_bits=None, longest=longest, small=small
+    )
 
 
 def _has_dsp(machine: Machine) -> bool:

@@ -1,8 +1,8 @@
 """Arithmetic that small cores take from a run-time library, as part of the object.
 
-Armv6-M has neither a 64-bit product nor 64-bit shifts by a variable amount: LLVM calls a function
-of libgcc or compiler-rt. An object that needs one carries its own copy under a local symbol, so
-that nothing has to be linked to it.
+Armv6-M has neither a 64-bit product, 64-bit shifts by a variable amount, a division nor a count of
+leading zeros: LLVM calls a function of libgcc or compiler-rt. An object that needs one carries its
+own copy under a local symbol, so that nothing has to be linked to it.
 """
 
 from __future__ import annotations
@@ -118,6 +118,54 @@ join:
 }
 """
 
+_DIVIDE = """
+define i32 @NAME(i32 %a, i32 %b) #91 {
+entry:
+  br label %loop
+loop:
+  %bit = phi i32 [ 31, %entry ], [ %next, %loop ]
+  %rest = phi i32 [ 0, %entry ], [ %left, %loop ]
+  %made = phi i32 [ 0, %entry ], [ %quotient, %loop ]
+  %high = lshr i32 %a, %bit
+  %low = and i32 %high, 1
+  %twice = shl i32 %rest, 1
+  %now = or i32 %twice, %low
+  %carry = icmp slt i32 %rest, 0
+  %enough = icmp uge i32 %now, %b
+  %take = or i1 %carry, %enough
+  %less = sub i32 %now, %b
+  %left = select i1 %take, i32 %less, i32 %now
+  %digit = zext i1 %take to i32
+  %moved = shl i32 %made, 1
+  %quotient = or i32 %moved, %digit
+  %next = sub i32 %bit, 1
+  %more = icmp sge i32 %next, 0
+  br i1 %more, label %loop, label %done
+done:
+  ret i32 %quotient
+}
+"""
+
+_LEADING_ZEROS = """
+define i32 @NAME(i32 %a) #91 {
+entry:
+  br label %loop
+loop:
+  %count = phi i32 [ 0, %entry ], [ %next, %some ]
+  %left = phi i32 [ %a, %entry ], [ %moved, %some ]
+  %high = icmp slt i32 %left, 0
+  %all = icmp eq i32 %count, 32
+  %end = or i1 %high, %all
+  br i1 %end, label %done, label %some
+some:
+  %next = add i32 %count, 1
+  %moved = shl i32 %left, 1
+  br label %loop
+done:
+  ret i32 %count
+}
+"""
+
 _ARITHMETIC = _SHIFT_RIGHT.replace("KIND", "ashr").replace("FILL", "ashr i32 %ah, 31")
 _LOGICAL = _SHIFT_RIGHT.replace("KIND", "lshr").replace("FILL", "add i32 0, 0")
 
@@ -129,6 +177,8 @@ SUPPORT: dict[str, str] = {
         (_ARITHMETIC, ("__ashrdi3", "__aeabi_lasr")),
         (_LOGICAL, ("__lshrdi3", "__aeabi_llsr")),
         (_SHIFT_LEFT, ("__ashldi3", "__aeabi_llsl")),
+        (_DIVIDE, ("__udivsi3", "__aeabi_uidiv")),
+        (_LEADING_ZEROS, ("__clzsi2",)),
     )
     for name in names
 }

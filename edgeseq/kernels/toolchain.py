@@ -1,17 +1,14 @@
-"""Numba front end, any LLVM target: Python kernels in, freestanding ELF objects out.
+"""Any LLVM target: kernels as IR in, freestanding ELF objects out.
 
-A kernel is a Python function over raw pointers and 32-bit integers (see `primitives`). Numba types
-and lowers it; everything after that is ours, because Numba's own pipeline optimises with the
-*host's* data layout and cost model:
+A kernel is a Python function over raw pointers and 32-bit integers; `lower` turns it into LLVM IR
+that is the same for every target. Then
 
-1. `lower` runs Numba with a code generator whose triple, data layout and target machine are the
-   target's, and takes the unoptimised LLVM IR.
-2. `link` joins that IR with the generated glue, makes every symbol but the entry points internal,
+1. `link` joins that IR with the generated glue, makes every symbol but the entry points internal,
    and runs the optimiser with the target's own machine description.
-3. `emit` writes the object.
+2. `emit` writes the object.
 
 Nothing here depends on the CPU of the machine that compiles: the same input gives the same bytes.
-This module (and everything it imports from Numba) is only imported when something is compiled.
+This module (and what it imports) is only imported when something is compiled.
 """
 
 from __future__ import annotations
@@ -21,17 +18,12 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import llvmlite.binding as llvm
-from llvmlite import ir
-from numba.core import codegen, compiler, types
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.errors import NumbaError
-from numba.core.registry import cpu_target
 
 from edgeseq.errors import BackendError
 
@@ -165,59 +157,8 @@ def _heard_on_stderr() -> Iterator[list[str]]:
             lines += file.read().decode(errors="replace").splitlines()
 
 
-class _Library(codegen.CPUCodeLibrary):
-    """Collects IR and leaves optimisation to `link`."""
-
-    def _optimize_functions(self, ll_module: Any) -> None:
-        ll_module.data_layout = self._codegen._data_layout
-
-    def _optimize_final_module(self) -> None:
-        """Left to `link`."""
-
-    def _finalize_specific(self) -> None:
-        """Nothing to load."""
-
-
-class _Codegen(codegen.CPUCodegen):
-    """Numba's code generator with the triple and data layout of `machine`."""
-
-    _library_class = _Library
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-        self._machine_tm = target_machine(machine)
-        super().__init__("edgeseq")
-
-    def _init(self, llvm_module: Any) -> None:
-        self._tm = self._machine_tm
-        self._tm_features = ",".join(self.machine.features)
-        self._target_data = self._tm.target_data
-        self._data_layout = str(self._target_data)
-
-    def _create_empty_module(self, name: str) -> ir.Module:
-        module = ir.Module(name)
-        module.triple = self.machine.triple
-        module.data_layout = str(self._machine_tm.target_data)
-        return module
-
-    def _add_module(self, module: Any) -> None:
-        """Nothing is loaded into this process."""
-
-    def magic_tuple(self) -> tuple[str, ...]:
-        return (self.machine.triple, self.machine.cpu, *self.machine.features)
-
-
-@functools.lru_cache(maxsize=32)
-def _context(machine: Machine) -> Any:
-    _initialise()
-    return cpu_target.target_context.subtarget(_internal_codegen=_Codegen(machine))
-
-
-_NUMBA_SYMBOL = re.compile(r"@(?:\"(?P<quoted>_ZN[^\"]+)\"|(?P<plain>_ZN[\w.$]+))")
-
-
-#: Where a wrapper's attributes go; decided when its callers are known.
-_SLOT = "EDGESEQ_ATTRIBUTES"
+#: Where a kernel's attributes go; decided when its callers are known.
+SLOT = "EDGESEQ_ATTRIBUTES"
 #: "no-builtins" keeps LLVM from turning loops into calls of memcpy and memset.
 ATTRIBUTES = (
     'attributes #90 = { nounwind "no-builtins" "no-jump-tables"="true" }\n'
@@ -231,7 +172,6 @@ class Lowered:
 
     name: str
     text: str
-    arguments: tuple[str, ...]
 
     def ir(self, *, shared: bool, small: bool) -> str:
         """The IR text.
@@ -241,72 +181,7 @@ class Lowered:
             small: prefer size where it costs no inner loop.
         """
         words = ["noinline" if shared else "alwaysinline", "#91" if small else "#90"]
-        return self.text.replace(_SLOT, " ".join(words))
-
-
-@global_compiler_lock
-def lower(
-    function: Callable[..., None], arguments: tuple[str, ...], name: str, machine: Machine
-) -> Lowered:
-    """Compile a Python kernel to LLVM IR for `machine`.
-
-    `arguments` holds 'ptr' or 'i32' per parameter. The kernel must return nothing and raise
-    nothing. The IR holds one function, `name`, with Numba's calling convention hidden behind a
-    wrapper, so that the optimiser inlines it away.
-
-    Raises BackendError when Numba rejects the kernel.
-    """
-    context = _context(machine)
-    signature = tuple(types.voidptr if a == "ptr" else types.int32 for a in arguments)
-    flags = compiler.Flags()
-    flags.no_compile = True
-    flags.no_cpython_wrapper = True
-    flags.no_cfunc_wrapper = True
-    flags.error_model = "numpy"
-    library = context.codegen().create_library(name)
-    try:
-        result = compiler.compile_extra(
-            cpu_target.typing_context,
-            context,
-            function,
-            signature,
-            types.void,
-            flags,
-            locals={},
-            library=library,
-        )
-    except (NumbaError, TypeError, ValueError, RuntimeError) as error:
-        raise BackendError(
-            f"kernel {name!r} does not compile: {error}",
-            where=machine.triple,
-            fix="report this: a generated kernel must always compile",
-        ) from error
-    text = str(library._final_module)
-    symbol = result.fndesc.llvm_func_name
-    text = text.replace(f'"{symbol}"', f'"{name}.numba"').replace(f"@{symbol}", f"@{name}.numba")
-    text = "\n".join(line for line in text.splitlines() if not line.startswith("@_ZN08NumbaEnv"))
-    text = re.sub(
-        r"^define i32 (@.*)\{$", r"define internal i32 \1alwaysinline #90 {", text, flags=re.M
-    )
-    kinds = ["ptr" if a == "ptr" else "i32" for a in arguments]
-    formal = ", ".join(
-        f"ptr noalias %a{i}" if k == "ptr" else f"i32 %a{i}" for i, k in enumerate(kinds)
-    )
-    wrapper = (
-        f"\ndefine void @{name}({formal}) {_SLOT} {{\n"
-        "  %ret = alloca ptr\n  %exc = alloca ptr\n"
-        f"  %code = call i32 @{name}.numba(ptr %ret, ptr %exc"
-        + "".join(f", {k} %a{i}" for i, k in enumerate(kinds))
-        + ")\n  ret void\n}\n"
-    )
-    leftover = _NUMBA_SYMBOL.search(text)
-    if leftover:
-        raise BackendError(
-            f"kernel {name!r} calls {leftover.group(0)}, which Numba did not inline",
-            where=machine.triple,
-            fix="write it with edgeseq.kernels.primitives",
-        )
-    return Lowered(name, text + wrapper, arguments)
+        return self.text.replace(SLOT, " ".join(words))
 
 
 def link(
@@ -340,6 +215,11 @@ def link(
     options.slp_vectorization = not machine.micro
     options.loop_interleaving = not machine.micro
     builder = llvm.create_pass_builder(tm, options)
+    # Variables become registers before anything is inlined: what `noalias` says of a parameter is
+    # kept only for addresses that are visibly made from it.
+    first = llvm.create_new_module_pass_manager()
+    first.add_sroa_pass()
+    first.run(module, builder)
     builder.getModulePassManager().run(module, builder)
     for name in extra:
         module.get_function(name).linkage = llvm.Linkage.internal
