@@ -24,7 +24,7 @@ from edgeseq.emit.golden import Golden, make_golden, read_golden, write_golden
 from edgeseq.emit.linker import link_shared, make_archive, neutral_float_abi, read_archive, zig
 from edgeseq.emit.native import check_native, write_native
 from edgeseq.errors import ArtifactError, BackendError, DataError, EdgeseqError
-from edgeseq.ir import Graph
+from edgeseq.ir import Graph, Type
 from edgeseq.ir.io import to_stored
 from edgeseq.kernels import CompiledStep, compile_step
 from edgeseq.manifest import FlashUse, Instructions, Memory, RamUse
@@ -501,3 +501,22 @@ def test_golden_data_that_is_not_is_refused(tmp_path: Path) -> None:
         read_golden(path)
     with pytest.raises(DataError, match="at least one frame"):
         make_golden(step("gru", integer=True), [np.zeros((0, 5), np.int16)])
+
+
+def test_the_header_tells_of_delay_and_of_several_frames() -> None:
+    from edgeseq.emit._header import _facts, port_names
+    from edgeseq.kernels import Port
+
+    graph = Graph("g")
+    graph.meta = {"delay": 3, "frames_per_step": 4, "period": {"y": 2}}
+    graph.add_input("x", Type((4, 2), "i16", 1.0))
+    graph.types["y"] = Type((2, 5), "i16", 1.0)
+    graph.outputs = ["y"]
+    ins, outs = (
+        port_names([Port(v, "i16", graph.types[v].shape, 1.0)], kind, "g")
+        for v, kind in (("x", "input"), ("y", "output"))
+    )
+    lines = _facts(graph, {}, ins, outs)
+    assert "A step takes 4 frames of input x at once, one after another." in lines
+    assert "A step gives 2 frames of output y at once, one after another." in lines
+    assert "The result lags the input by 3 frames." in lines

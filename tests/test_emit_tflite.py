@@ -266,18 +266,6 @@ def test_what_has_no_tflite_form_is_named() -> None:
         emit_tflite(g)
 
 
-def test_a_gain_in_a_multiplier_is_not_dropped() -> None:
-    """TFLite derives multipliers from scales; one that says something else must not be lost."""
-    t = Type((3,), "i16", 2.0**-10)
-    for op, attrs in (("mul", {"m": 3, "s": 10}), ("add", {"ma": 2, "mb": 1, "s": 0})):
-        g = Graph("gain")
-        x = g.add_input("x", t)
-        g.outputs.append(g.add_node(op, [x, x], types=[t], **attrs))
-        check(g)
-        with pytest.raises(UnsupportedError, match="gain"):
-            emit_tflite(g)
-
-
 @pytest.mark.parametrize(("top", "m", "s"), [(900, 28802, 4), (1_000_000, 2_000_061, 0)])
 def test_a_gate_of_a_large_value(top: int, m: int, s: int, engine: str) -> None:
     """LOGISTIC's multiplier overflows where its input's scale is coarse, QUANTIZE's further on."""

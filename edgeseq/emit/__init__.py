@@ -11,6 +11,7 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from edgeseq.ir import Graph
     from edgeseq.target import Target
 
-__all__ = ["Format", "Job", "format_of", "formats"]
+__all__ = ["Format", "Job", "format_of", "formats", "installed"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Job:
             the order of the output); `channels` (names, in the order of a frame); `rate_hz`;
             `window` and `hop` (frames per decision and between decisions); `accuracy` (0..1, of
             the integer model); `memory` and `instructions` (the manifest's records, as measured).
-        calibration: stored frames [batch, T, *shape] per input, for formats with ranges of their
+        calibration: stored frames [batch, T, *frame] per input, for formats with ranges of their
             own.
     """
 
@@ -63,11 +64,25 @@ class Format:
         name: such as "onnx".
         doc: one line.
         write: writes the files of a job and returns their paths.
+        packages: modules that writing imports.
     """
 
     name: str
     doc: str
     write: Callable[[Job], list[Path]]
+    packages: tuple[str, ...] = ()
+
+    def missing(self) -> list[str]:
+        """Those of `packages` that are not installed."""
+        return [name for name in self.packages if not installed(name)]
+
+
+def installed(module: str) -> bool:
+    """Whether a module can be found, without importing it."""
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def formats() -> dict[str, Format]:

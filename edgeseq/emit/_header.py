@@ -220,9 +220,17 @@ def _facts(
         )
     if info.get("rate_hz"):
         lines.append(f"Frames per second: {info['rate_hz']:g}")
+    for kind, ports, verb in (("input", ins, "takes"), ("output", outs, "gives")):
+        for p in ports:
+            several = graph.frames_of(p.port.name)
+            if several > 1:
+                lines.append(
+                    f"A step {verb} {several} frames of {kind} {comment(p.port.name)} at once, one "
+                    "after another."
+                )
     delay = graph.meta.get("delay", 0)
     if delay:
-        lines.append(f"The result lags the input by {delay} frames.")
+        lines.append(f"The result lags the input by {delay} frame{'s' if delay > 1 else ''}.")
     emission = graph.meta.get("emission", {})
     window = f" of {info['window']} frames" if info.get("window") else ""
     for p in outs:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeseq.emit._numbers import finite
 from edgeseq.errors import BackendError
 
 __all__ = ["Builder", "load_onnx"]
@@ -44,20 +46,24 @@ class Builder:
     def __init__(self, name: str, opset: int, reserved: Sequence[str]) -> None:
         self.onnx = load_onnx()
         self.name, self.opset = name, opset
-        self._taken = set(reserved)
+        self._taken = dict.fromkeys(reserved, 2)
         self._nodes: list[Any] = []
         self._initializers: list[Any] = []
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
         self._shared: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._batch: list[str] = []
+        self._root = self
 
     def fresh(self, hint: str) -> str:
         """A tensor name not yet in use."""
-        name, i = hint, 1
-        while name in self._taken:
-            i += 1
-            name = f"{hint}_{i}"
-        self._taken.add(name)
+        name = hint
+        if hint in self._taken:
+            i = self._taken[hint]
+            while f"{hint}_{i}" in self._taken:
+                i += 1
+            self._taken[hint], name = i + 1, f"{hint}_{i}"
+        self._taken[name] = 2
         return name
 
     def const(self, array: npt.ArrayLike, hint: str = "const") -> str:
@@ -71,8 +77,25 @@ class Builder:
         return self._shared[key]
 
     def f32(self, array: npt.ArrayLike, hint: str = "const") -> str:
-        """A float32 initialiser."""
-        return self.const(np.asarray(array, np.float32), hint)
+        """A float32 initialiser; what is beyond its range is the end of it, not infinity."""
+        return self.const(finite(array), hint)
+
+    def ints(self, values: npt.ArrayLike, hint: str = "axis_index") -> str:
+        """An int64 initialiser: a shape, axes, indices."""
+        return self.const(np.asarray(values, np.int64), hint)
+
+    def cast(self, tensor: str, dtype: npt.DTypeLike, hint: str = "") -> str:
+        """The same numbers as another element type."""
+        to = self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        return self.node("Cast", tensor, to=to, hint=hint)
+
+    def batched(self, tensor: str, shape: Sequence[int], hint: str = "batched") -> str:
+        """A tensor [N, *shape] that holds `tensor` [*shape] for every row of the batch."""
+        if not self._batch:
+            root = self._root
+            self._batch.append(root.node("Shape", root._inputs[0].name, start=0, end=1))
+        full = self.node("Concat", self._batch[0], self.ints(shape, "shape"), axis=0)
+        return self.node("Expand", tensor, full, hint=hint)
 
     def node(self, op: str, *inputs: str, out: str = "", hint: str = "", **attrs: Any) -> str:
         """Append a node with one output and return the output's name.
@@ -84,10 +107,23 @@ class Builder:
             attrs: the operator's attributes.
         """
         name = out or self.fresh(hint or op.lower())
-        self._nodes.append(
-            self.onnx.helper.make_node(op, list(inputs), [name], name=f"{name}:{op}", **attrs)
-        )
+        self.nodes(op, inputs, [name], **attrs)
         return name
+
+    def nodes(self, op: str, inputs: Sequence[str], outs: Sequence[str], **attrs: Any) -> None:
+        """Append a node with the given outputs."""
+        make = self.onnx.helper.make_node
+        self._nodes.append(make(op, list(inputs), list(outs), name=f"{outs[0]}:{op}", **attrs))
+
+    def body(self) -> Builder:
+        """A builder of the body of a loop; names and initialisers are those of this graph."""
+        twin = copy.copy(self)
+        twin._nodes, twin._inputs, twin._outputs = [], [], []
+        return twin
+
+    def body_graph(self, name: str) -> Any:
+        """What a `body` collected, as the attribute of a node."""
+        return self.onnx.helper.make_graph(self._nodes, name, self._inputs, self._outputs)
 
     def input(self, name: str, dtype: npt.DTypeLike, shape: Sequence[int], doc: str = "") -> str:
         """Declare a model input [N, *shape]."""

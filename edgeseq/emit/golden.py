@@ -7,8 +7,8 @@ key               array
 ================  ==============================================================
 `version`         int32 [], 1
 `model`           str [], name of the Graph
-`input.NAME`      [frames, *shape] for each input, in order
-`output.NAME`     [frames, *shape] for each output, in order
+`input.NAME`      [steps, *shape] for each input, in order
+`output.NAME`     [steps, *shape] for each output, in order
 `state.NAME`      [*shape] for each state, after the last frame
 ================  ==============================================================
 
@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseq.errors import ArtifactError, DataError
+from edgeseq.ir.blocks import run_steps
 from edgeseq.ir.graph import Graph
 from edgeseq.ir.interp import Interpreter
 
@@ -56,7 +57,7 @@ class Golden:
 
     Attributes:
         model: name of the Graph.
-        inputs, outputs: stored frames [frames, *shape] by value name, in the model's order.
+        inputs, outputs: stored frames [steps, *shape] by value name, in the model's order.
         states: stored integers [*shape] by state name after the last frame.
     """
 
@@ -82,7 +83,7 @@ def make_golden(graph: Graph, frames: Sequence[Array]) -> Golden:
 
     Args:
         graph: an integer step Graph.
-        frames: stored frames [T, *shape] for each input, T >= 1.
+        frames: stored frames [S, *shape] for each input, S >= 1.
 
     Raises:
         DataError: no frames, or inputs of different length.
@@ -96,7 +97,7 @@ def make_golden(graph: Graph, frames: Sequence[Array]) -> Golden:
             fix="give at least one frame, as many for every input",
         )
     interpreter = Interpreter(graph)
-    outputs = interpreter.sequence(*(x[None] for x in frames))
+    outputs = run_steps(interpreter, [x[None] for x in frames])
     return Golden(
         graph.name,
         {n: np.ascontiguousarray(x) for n, x in zip(graph.inputs, frames, strict=True)},

@@ -2,7 +2,8 @@
 
 All take *raw* float frames (the input normalisation is inside), return *real* float outputs, and
 carry every state explicitly: state `h` enters as `h` and leaves as `h_next`. All tensors have a
-leading batch axis `N` that is free, so many sequences run side by side.
+leading batch axis `N` that is free, so many sequences run side by side.  Loops inside a step are
+written out where they are short, and Scan operators where they are long.
 
 ==========  ==================  ==========================  =========================
 tensor      float               integer                     exact
@@ -47,15 +48,27 @@ from edgeseq.emit._onnx_builder import Builder
 from edgeseq.emit._onnx_exact import ExactLowering
 from edgeseq.emit._onnx_float import FloatLowering
 from edgeseq.emit._onnx_qdq import QdqLowering
+from edgeseq.emit._unroll import unroll_scans
 from edgeseq.errors import BackendError
 from edgeseq.ir.graph import Graph
 from edgeseq.ir.io import affine_of
 
-__all__ = ["FORMAT", "INFO_KEYS", "OPSETS", "emit_onnx", "state_names", "write_onnx"]
+__all__ = [
+    "FORMAT",
+    "INFO_KEYS",
+    "OPSETS",
+    "emit_onnx",
+    "output_names",
+    "state_names",
+    "write_onnx",
+]
 
 OPSETS = range(21, 26)
 """Opsets that can be asked for: 21 brought 16-bit quantisation, 25 is the newest ONNX Runtime
 1.31 takes."""
+
+LONGEST_LOOP = 300
+"""Nodes up to which a loop inside a step is written out; a longer one is a Scan."""
 
 _LOWERINGS: dict[str, type[FloatLowering]] = {
     "float": FloatLowering,
@@ -88,6 +101,7 @@ def emit_onnx(
     Raises:
         BackendError: not a step Graph, a kind the Graph is not, an opset out of range, or onnx is
             not installed.
+        UnsupportedError: too many nodes.
     """
     where = f"ONNX emitter, graph {graph.name!r}"
     actual = "integer" if graph.is_integer else "float"
@@ -110,9 +124,9 @@ def emit_onnx(
             where=where,
             fix=f"take one of {OPSETS.start}..{OPSETS.stop - 1}",
         )
+    graph = unroll_scans(graph, longest=LONGEST_LOOP)
     inputs = list(graph.inputs)
-    outputs = _unique(graph.outputs, {*inputs, *(n for p in state_names(graph) for n in p)})
-    names = state_names(graph)
+    outputs, names = output_names(graph), state_names(graph)
     builder = Builder(graph.name, opset, [*inputs, *outputs, *(n for pair in names for n in pair)])
     lowering = _LOWERINGS[kind](graph, builder)
     real = np.float64 if kind == "exact" else np.float32
@@ -126,10 +140,17 @@ def emit_onnx(
         lowering.bind_state(state.input, builder.input(before, t.numpy, t.shape, "state"))
     lowering.run()
     for name, value in zip(outputs, graph.outputs, strict=True):
-        builder.output(name, lowering.real(value), real, graph.types[value].shape, "real")
+        builder.output(
+            name,
+            lowering.batched(value, lowering.real(value)),
+            real,
+            graph.types[value].shape,
+            "real",
+        )
     for state, (_, after) in zip(graph.states, names, strict=True):
         t = graph.types[state.output]
-        builder.output(after, lowering.stored(state.output), t.numpy, t.shape, "state after")
+        tensor = lowering.batched(state.output, lowering.stored(state.output))
+        builder.output(after, tensor, t.numpy, t.shape, "state after")
     return builder.serialise(
         doc=_doc(graph, kind, inputs, outputs, names),
         metadata=_metadata(graph, kind, outputs, names, info or {}),
@@ -147,13 +168,19 @@ def write_onnx(job: Job) -> list[Path]:
     return files
 
 
-FORMAT = Format("onnx", "ONNX step models, float and QDQ integer", write_onnx)
+FORMAT = Format("onnx", "ONNX step models, float and QDQ integer", write_onnx, ("onnx",))
 
 
 def state_names(graph: Graph) -> list[tuple[str, str]]:
     """Names of each state as an input and as an output of the ONNX model."""
     befores = _unique([s.name for s in graph.states], set(graph.inputs))
     return [(before, f"{before}_next") for before in befores]
+
+
+def output_names(graph: Graph) -> list[str]:
+    """Names of the outputs of the ONNX model."""
+    pairs = state_names(graph)
+    return _unique(graph.outputs, {*graph.inputs, *(n for pair in pairs for n in pair)})
 
 
 def _unique(names: Sequence[str], taken: set[str]) -> list[str]:
@@ -182,6 +209,8 @@ def _prepared(graph: Graph, b: Builder, name: str, raw: str, real: type[np.float
 
 def _entry(graph: Graph, name: str, value: str, **more: Any) -> dict[str, Any]:
     t = graph.types[value]
+    if graph.frames_of(value) > 1:
+        more["frames"] = graph.frames_of(value)
     return {"name": name, "shape": list(t.shape), "dtype": t.dtype, "scale": t.scale, **more}
 
 

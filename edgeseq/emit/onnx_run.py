@@ -118,27 +118,41 @@ class OnnxStep:
         """Run whole sequences, states carried.
 
         Args:
-            frames: raw frames, one [batch, T, *shape] per input, T >= 1.
+            frames: raw frames, one [batch, T, *frame] per input, T >= 1; a step of several
+                frames takes them in groups.
 
         Returns:
-            One float [batch, T, *shape] per output.
+            One float [batch, T, *frame] per output.
 
         Raises:
             DataError: wrong number or shape of the inputs.
         """
         arrays = [np.asarray(x) for x in frames]
-        wanted = [(self.batch, *e["shape"]) for e in self.meta["inputs"]]
+        entries = self.meta["inputs"]
+        groups = [e.get("frames", 1) for e in entries]
+        shapes = [e["shape"][m > 1 :] for e, m in zip(entries, groups, strict=True)]
+        wanted = [(self.batch, *s) for s in shapes]
         got = [(*x.shape[:1], *x.shape[2:]) for x in arrays]
-        lengths = {x.shape[1] for x in arrays if x.ndim > 1}
-        if got != wanted or len(lengths) != 1 or 0 in lengths:
+        ends = zip(arrays, groups, strict=False)
+        lengths = {divmod(x.shape[1], m) for x, m in ends if x.ndim > 1}
+        if got != wanted or len(lengths) != 1 or not min(lengths)[0] or min(lengths)[1]:
             raise DataError(
                 f"got inputs of shape {[list(x.shape) for x in arrays]}, needs [batch, time, "
                 f"*frame] with batch and frame {[list(w) for w in wanted]}",
                 where=self._where,
-                fix="give every input as [batch, time, *frame], all equally long",
+                fix="give every input as [batch, time, *frame], all equally long"
+                + (f", {groups} frames a step" if max(groups) > 1 else ""),
             )
-        steps = [self(*(x[:, t] for x in arrays)) for t in range(lengths.pop())]
-        return [np.stack([y[i] for y in steps], axis=1) for i in range(len(self._outputs))]
+        count = min(lengths)[0]
+        blocks = [
+            x.reshape(self.batch, count, *e["shape"]) for x, e in zip(arrays, entries, strict=True)
+        ]
+        steps = [self(*(x[:, t] for x in blocks)) for t in range(count)]
+        outs = [np.stack([y[i] for y in steps], axis=1) for i in range(len(self._outputs))]
+        return [
+            y.reshape(self.batch, -1, *y.shape[3:]) if e.get("frames", 1) > 1 else y
+            for y, e in zip(outs, self.meta["outputs"], strict=True)
+        ]
 
 
 def run_onnx(

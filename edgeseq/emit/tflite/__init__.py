@@ -10,14 +10,28 @@ operation                   TFLite
 ==========================  ==================================================================
 linear                      FULLY_CONNECTED per input group (int8 weights, a scale per channel),
                             partial sums added in 16 bits; 16-bit weights as high and low bytes
+... of windows of a frame   CONV_2D, without copies of the windows
+depthwise                   DEPTHWISE_CONV_2D
+matmul                      BATCH_MATMUL
 lut of sigmoid, tanh        LOGISTIC and TANH, 16 bits in and out
 lut of anything else        the Graph's own table: GATHER and int32 arithmetic, exact
 add, sub, mul, clamp        ADD, SUB, MUL, MINIMUM, MAXIMUM on int16
 ... towards a 32-bit state  plain int32 (or int64) arithmetic, exact
+max, min, compare, select   MAXIMUM, MINIMUM; GREATER and the like on the Graph's integers, exact;
+                            SELECT_V2
 rescale                     QUANTIZE
-norm                        float32 operators between DEQUANTIZE and QUANTIZE
-slice, concat, reshape      SLICE, CONCATENATION, RESHAPE
+softmax                     SOFTMAX on int16 (within 5 units of 2^-15), on float32 where its input
+                            has 32 bits, as masked scores have
+norm, wide                  float32 operators between DEQUANTIZE and QUANTIZE
+embed                       GATHER
+slice, concat, reshape,     SLICE, CONCATENATION, RESHAPE, TRANSPOSE, GATHER
+strided
+scan                        its body, once for each element
 ==========================  ==================================================================
+
+Float32 also holds the 32-bit values on the way to a `wide` function or a softmax, of which 16 bits
+would keep too little, and nodes with a factor of their own in a multiplier; the file's metadata
+names all of them (`TfliteModel.float_nodes`).
 
 States have the Graph's own formats: a 32-bit state stays an int32 tensor with all its bits, since
 a 16-bit one would stall where gates are slow.  Differences to the integer interpreter come from
@@ -76,4 +90,9 @@ def write_tflite(job: Job) -> list[Path]:
     return paths
 
 
-FORMAT = Format("tflite", "TFLite step models: int16x8 and int8, explicit state", write_tflite)
+FORMAT = Format(
+    "tflite",
+    "TFLite step models: int16x8 and int8, explicit state",
+    write_tflite,
+    ("flatbuffers", "ai_edge_litert"),
+)

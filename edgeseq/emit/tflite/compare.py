@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from edgeseq.emit.tflite.model import TfliteModel
 from edgeseq.emit.tflite.runner import run_tflite
+from edgeseq.ir.blocks import per_frame, per_step
 from edgeseq.ir.graph import Graph
 from edgeseq.ir.interp import Interpreter
 
@@ -24,7 +25,7 @@ class TfliteDifference:
 
     Attributes:
         engine: and its version.
-        steps: frames compared, over all sequences.
+        steps: steps compared, over all sequences.
         outputs: by name, in units of the model's output (LSB).
         states: by name, in real units; empty for internal states.
         first: for the output that differs most, (sequence, frame) of the largest difference.
@@ -50,7 +51,7 @@ def compare_tflite(
     Args:
         graph: the integer step the model was made from.
         model: explicit or internal state.
-        frames: one array per input, [batch, T, *shape], stored integers of the Graph.
+        frames: one array per input, [batch, T, *frame], stored integers of the Graph.
         engine: 'litert' or 'tflite-runtime'.
 
     Raises:
@@ -58,17 +59,18 @@ def compare_tflite(
     """
     after: dict[str, list[Array]] = {s.name: [] for s in graph.states}
     machine = Interpreter(graph, batch=frames[0].shape[0])
-    outs: list[list[Array]] = [[] for _ in graph.outputs]
-    for t in range(frames[0].shape[1]):
-        for kept, y in zip(outs, machine(*(x[:, t] for x in frames)), strict=True):
-            kept.append(y)
+    blocks = [per_step(graph, v, x) for v, x in zip(graph.inputs, frames, strict=True)]
+    rows: list[list[Array]] = []
+    for t in range(blocks[0].shape[1]):
+        rows.append(machine(*(x[:, t] for x in blocks)))
         for name, kept in after.items():
             kept.append(machine.state[name])
+    outs = [np.stack([y[i] for y in rows], axis=1) for i in range(len(graph.outputs))]
     run = run_tflite(model, *frames, engine=engine, trace=model.state == "explicit")
     outputs: dict[str, float] = {}
     worst, first = -1.0, (0, 0)
     for name, want, got, info in zip(graph.outputs, outs, run.real, model.outputs, strict=True):
-        real = np.stack(want, axis=1) * graph.types[name].scalar_scale
+        real = per_frame(graph, name, want) * graph.types[name].scalar_scale
         gap = np.abs(got - real) / info.scale
         outputs[name] = float(gap.max())
         if outputs[name] > worst:
@@ -80,5 +82,5 @@ def compare_tflite(
         gap = np.abs(trace.astype(np.float64) - np.stack(after[name], axis=1))
         scale = graph.types[next(s.input for s in graph.states if s.name == name)].scalar_scale
         states[name] = float(gap.max()) * scale
-    batch, steps = frames[0].shape[:2]
-    return TfliteDifference(f"{engine} {run.version}", batch * steps, outputs, states, first)
+    steps = blocks[0].shape[0] * len(rows)
+    return TfliteDifference(f"{engine} {run.version}", steps, outputs, states, first)

@@ -10,8 +10,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from edgeseq.emit._unroll import unroll_scans
 from edgeseq.emit.tflite.forms import Form
 from edgeseq.emit.tflite.lower import Lowering
+from edgeseq.emit.tflite.memory import overwritten
 from edgeseq.emit.tflite.model import METADATA, StateInfo, TensorInfo, TfliteModel
 from edgeseq.emit.tflite.ranges import observe
 from edgeseq.emit.tflite.writer import ModelWriter, Quant, SubgraphWriter
@@ -22,6 +24,9 @@ from edgeseq.quant.calibrate import Stats
 __all__ = ["emit_tflite"]
 
 Array = npt.NDArray[Any]
+
+_MOST_SAMPLED = 2_000
+"""Nodes of a step beyond which calibration keeps the ends of the ranges only, to save memory."""
 
 _DTYPE = {"i8": "int8", "i16": "int16", "i32": "int32"}
 
@@ -43,7 +48,8 @@ def emit_tflite(
     Args:
         graph: an integer step Graph.
         activations: width of what matrix products take and give, and of the inputs and outputs:
-            'int16' (int16x8) or 'int8'.  Gates keep 16 bits and wide states 32 in both.
+            'int16' (int16x8) or 'int8'.  Gates keep 16 bits and wide states 32 in both; so do
+            inputs that become an index or are compared.
         state: 'explicit' or 'internal'.
         frames: calibration frames, one array per input, [batch, T, *shape], stored integers of
             the Graph.  They give 32-bit pre-activations their 16-bit (or 8-bit) ranges; without
@@ -51,7 +57,8 @@ def emit_tflite(
 
     Raises:
         BackendError: the Graph is not an integer step, or the schema classes are missing.
-        UnsupportedError: a node has no TFLite form; names it.
+        UnsupportedError: a node has no TFLite form, or there are too many once the loops in the
+            step are written out; names it.
         UsageError: an unknown option.
     """
     where = f"TFLite emitter, graph {graph.name!r}"
@@ -69,7 +76,9 @@ def emit_tflite(
         raise BackendError(
             "two outputs are the same value", where=where, fix="give the model each output once"
         )
-    observed = observe(graph, frames) if frames else {}
+    graph = unroll_scans(graph)
+    sampled = activations == "int8" and len(graph.nodes) <= _MOST_SAMPLED
+    observed = observe(graph, frames, sampled=sampled) if frames else {}
     return _Emitter(graph, activations, state == "internal", observed).run()
 
 
@@ -84,6 +93,7 @@ class _Emitter:
         )
         self.main = self.writer.subgraph("step")
         self.low = Lowering(graph, self.main, matrix, observed)
+        self._delicate = self.low.delicate()
         self.handles: dict[str, int] = {}
 
     def run(self) -> TfliteModel:
@@ -122,11 +132,12 @@ class _Emitter:
 
     def _input(self, name: str) -> Form:
         t = self.graph.types[name]
-        narrow = self.matrix == "int8" and t.dtype == "i16"
+        narrow = self.matrix == "int8" and t.dtype == "i16" and name not in self._delicate
         dtype = "int8" if narrow else _DTYPE[t.dtype]
         scale = self.low.scale(name, dtype)
         form = self.low.tensors.new(t.shape, dtype, scale, name)
         self.low.define(name, form)
+        self.low.tensors.origin = form
         return form
 
     def _state_in(self, s: State) -> Form:
@@ -148,20 +159,15 @@ class _Emitter:
     def _output(self, value: str) -> Form:
         low, t = self.low, self.graph.types[value]
         low.tensors.where = f"{value}_out"
-        if self.matrix == "int8" and t.dtype != "i32":
+        if self.matrix == "int8" and t.dtype != "i32" and value not in self._delicate:
             return low.form(value, "int8", low.scale(value, "int8"))
         return low.stored(value)
 
     def _distinct(self, form: Form, taken: set[int]) -> Form:
         """A tensor of its own for each output: neither an input nor a constant nor shared."""
-        if form.data is not None:
-            raise BackendError(
-                "an output or state that is a constant cannot be emitted",
-                where=f"TFLite emitter, tensor {self.main.tensors[form.tensor].name!r}",
-                fix="remove it from the model",
-            )
+        form = self.low.tensors.batched(form)
         if form.tensor in taken:
-            form = self.low.tensors.reshape(form, form.shape)
+            form = self.low.tensors.copy(form, form.shape)
         taken.add(form.tensor)
         return form
 
@@ -208,6 +214,9 @@ class _Emitter:
             outs |= {f"{n}_next": f.tensor for n, f in nexts.items()}
         main.inputs, main.outputs = list(ins.values()), list(outs.values())
         self.writer.signature("step", main, ins, outs)
+        self.writer.drop_unused()
+        for place, index in reversed(overwritten(main)):
+            main.copy(place, index)
         state_of = {s.name: s for s in self.graph.states}
         model = TfliteModel(
             b"",
@@ -239,4 +248,7 @@ class _Emitter:
         graph_scale = t.scalar_scale
         if form.scale == graph_scale:
             graph_scale = scale = form.scale
-        return TensorInfo(name or value, form.shape, form.dtype, scale, 0, graph_scale, affine)
+        group = self.graph.frames_of(value)
+        return TensorInfo(
+            name or value, form.shape, form.dtype, scale, 0, graph_scale, affine, group
+        )

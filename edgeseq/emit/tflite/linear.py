@@ -1,16 +1,18 @@
-"""FULLY_CONNECTED: the one operator that multiplies by stored weights."""
+"""Products with stored weights: FULLY_CONNECTED, CONV_2D and DEPTHWISE_CONV_2D."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeseq.emit._convolution import Convolution
 from edgeseq.emit.tflite.forms import Form, Tensors
 from edgeseq.emit.tflite.writer import Quant
 
-__all__ = ["fully_connected", "split_weights"]
+__all__ = ["column", "convolve", "conv_options", "fully_connected", "split_weights"]
 
 Array = npt.NDArray[Any]
 
@@ -50,30 +52,103 @@ def fully_connected(
     """
     wide = x.dtype == "int16"
     # tflite-runtime 2.14 is wrong for rank 3 with per-channel weights: the product is of rank 2.
-    flat = x if len(x.shape) == 1 else t.reshape(x, (x.shape[-1],))
-    real_bias = np.zeros(len(rows)) if bias is None else bias
-    w, rows = _fit_rows(w, rows, real_bias / x.scale, 2.0**44 if wide else 2.0**29)
-    # The scales are stored as float32; the bias is rounded against what the runtime will read.
-    single = rows.astype(np.float32)
-    unit = single.astype(np.float64) * np.float64(np.float32(x.scale))
-    stored = np.floor(real_bias / unit + 0.5)
-    scale = max(scale, float(unit.max()))  # multipliers above one are not taken everywhere
-    scales = tuple(float(s) for s in single)
+    flat = t.rows(x, 1)
+    w, scales, stored = _stored(x, w, rows, bias)
     weights = t.graph.constant(f"{t.where}_weights", w, Quant(scales))
     inputs: list[Form | int] = [flat, Form(weights, "int8", 1.0, w.shape)]
-    if bias is None:
-        inputs.append(-1)
-    else:
-        # An int64 bias: with int32 a 16-bit product needs a flag older runtimes do not know.
-        dtype = np.int64 if wide else np.int32
-        quant = Quant(tuple(float(u) for u in unit))
-        inputs.append(t.graph.constant(f"{t.where}_bias", stored.astype(dtype), quant))
-    lead = int(np.prod(x.shape[:-1], dtype=np.int64))
-    y = t.new((len(rows),), x.dtype, scale, rows=lead)
+    inputs.append(-1 if bias is None else _bias(t, x, scales, stored))
+    # Multipliers above one are not taken everywhere.
+    scale = max(scale, float(_units(x, scales).max()))
+    y = t.new((len(rows),), x.dtype, scale, rows=math.prod(x.shape[:-1]))
     # Version 6 is the first that may lack a bias; 16-bit products came with 7.
     version = 7 if wide else 6 if bias is None else 4
     out = t.apply("FULLY_CONNECTED", inputs, y, version=version)
     return out if len(x.shape) == 1 else t.reshape(out, (*x.shape[:-1], len(rows)))
+
+
+def column(k: int, channels: int) -> Convolution:
+    """The one window of a `depthwise` product that is no convolution: [k, 1, channels]."""
+    return Convolution("", (k, 1, channels), (0, 0), (k, 1), (1, 1), (1, 1), (1, 1))
+
+
+def conv_options(conv: Convolution, *, depthwise: bool) -> tuple[str, dict[str, Any]]:
+    """Options of CONV_2D or DEPTHWISE_CONV_2D, without padding."""
+    (h, w), (dh, dw) = conv.stride, conv.dilation
+    options = {"padding": 1, "strideH": h, "strideW": w}
+    options |= {"dilationHFactor": dh, "dilationWFactor": dw}
+    if depthwise:
+        return "DepthwiseConv2DOptions", {**options, "depthMultiplier": 1}
+    return "Conv2DOptions", options
+
+
+def convolve(
+    t: Tensors,
+    x: Form,
+    conv: Convolution,
+    w: Array,
+    rows: Array,
+    bias: Array | None,
+    scale: float,
+    *,
+    depthwise: bool,
+) -> Form:
+    """Products with the windows of an image, in the width of `x`.
+
+    Args:
+        t: what to write to.
+        x: int8 or int16, [*image of conv] (before it axes that are joined with the batch).
+        conv: the windows.
+        w: int8 [O, K], of a depthwise product [C, K].
+        rows: real value of one stored weight of each row of w, float64 [O].
+        bias: real, float64 [O], or None for none.
+        scale: as of `fully_connected`.
+        depthwise: every channel has weights of its own.
+
+    Returns:
+        [rows, columns, O], the width of `x`.
+    """
+    w, scales, stored = _stored(x, w, rows, bias)
+    filters = conv.filters(w.T if depthwise else w, depthwise=depthwise)
+    axis = 3 if depthwise else 0
+    order = (2, 0, 1, 3) if depthwise else (3, 0, 1, 2)
+    weights = t.graph.constant(
+        f"{t.where}_weights", filters.transpose(order), Quant(scales, axis=axis)
+    )
+    image = t.rows(x, 3)
+    if conv.part != conv.image:
+        image = t.part(image, (*conv.start, 0), conv.part)
+    kind = "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D"
+    shape = (*conv.positions, len(rows))
+    # Multipliers above one are not taken everywhere.
+    scale = max(scale, float(_units(x, scales).max()))
+    out = t.new(shape, x.dtype, scale, rows=math.prod(x.shape[:-3]))
+    inputs: list[Form | int] = [image, weights, _bias(t, x, scales, stored)]
+    return t.apply(kind, inputs, out, options=conv_options(conv, depthwise=depthwise))
+
+
+def _stored(
+    x: Form, w: Array, rows: Array, bias: Array | None
+) -> tuple[Array, tuple[float, ...], Array]:
+    """Weights, their scales, and the stored bias."""
+    real = np.zeros(len(rows)) if bias is None else bias
+    w = np.where(rows[:, None] < 0, -np.maximum(w, -127), w) * (rows[:, None] != 0)
+    w, rows = _fit_rows(w, np.abs(rows), real / x.scale, 2.0 ** (44 if x.dtype == "int16" else 29))
+    # The scales are stored as float32; the bias is rounded against what the runtime will read.
+    single = rows.astype(np.float32)
+    stored = np.floor(real / _units(x, single) + 0.5)
+    return w, tuple(float(s) for s in single), stored
+
+
+def _units(x: Form, scales: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Real value of one unit of each row's accumulator."""
+    return np.asarray(scales, np.float64) * np.float64(np.float32(x.scale))
+
+
+def _bias(t: Tensors, x: Form, scales: tuple[float, ...], stored: Array) -> int:
+    # An int64 bias: with int32 a 16-bit product needs a flag older runtimes do not know.
+    dtype = np.int64 if x.dtype == "int16" else np.int32
+    quant = Quant(tuple(float(u) for u in _units(x, scales)))
+    return t.graph.constant(f"{t.where}_bias", stored.astype(dtype), quant)
 
 
 def _fit_rows(w: Array, rows: Array, bias: Array, top: float) -> tuple[Array, Array]:

@@ -35,6 +35,8 @@ class TensorInfo:
         graph_scale: the same in the integer Graph this was made from.
         affine: (scale, offset) lists of the input normalisation, raw = prepared*scale + offset,
             where prepared is what `scale` refers to; None where there is none.
+        frames: of a sequence that a step takes or gives at once: the leading axis of `shape`
+            where there are several.
     """
 
     name: str
@@ -44,6 +46,12 @@ class TensorInfo:
     zero_point: int = 0
     graph_scale: float = 1.0
     affine: tuple[list[float], list[float]] | None = None
+    frames: int = 1
+
+    @property
+    def frame(self) -> tuple[int, ...]:
+        """Shape of one frame of a sequence."""
+        return self.shape[1:] if self.frames > 1 else self.shape
 
     def store(self, raw: Array) -> Array:
         """Stored frames from raw real ones: rounded half up, saturated.
@@ -67,6 +75,13 @@ class TensorInfo:
     def real(self, stored: Array) -> npt.NDArray[np.float64]:
         """Real values of stored ones."""
         return stored.astype(np.float64) * self.scale
+
+
+def _facts(info: TensorInfo) -> dict[str, Any]:
+    facts = asdict(info)
+    if info.frames == 1:
+        del facts["frames"]
+    return facts
 
 
 @dataclass(frozen=True)
@@ -95,7 +110,8 @@ class TfliteModel:
         state: 'explicit' (inputs and outputs) or 'internal' (variables, signature `reset`).
         inputs, outputs: in the order of the Graph.
         states: what is carried; also listed when internal.
-        float_nodes: nodes computed in float32 (layer normalisation).
+        float_nodes: nodes computed in float32 (layer normalisation, functions of large dynamic
+            range, and 32-bit values on the way to them).
         operators: how often each operator occurs in a step.
     """
 
@@ -118,13 +134,13 @@ class TfliteModel:
         return {
             "activations": self.activations,
             "state": self.state,
-            "inputs": [asdict(t) for t in self.inputs],
-            "outputs": [asdict(t) for t in self.outputs],
+            "inputs": [_facts(t) for t in self.inputs],
+            "outputs": [_facts(t) for t in self.outputs],
             "states": [
                 {
                     "name": s.name,
                     "next": s.next,
-                    "info": asdict(s.info),
+                    "info": _facts(s.info),
                     "init": s.init.tolist() if np.any(s.init) else None,
                 }
                 for s in self.states

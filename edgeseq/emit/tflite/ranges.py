@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeseq.emit._numbers import channel_scales
+from edgeseq.emit._unroll import carried_values
 from edgeseq.fixed import INT_RANGE
 from edgeseq.ir.graph import Graph, Node
 from edgeseq.ir.interp import Interpreter
@@ -27,6 +29,9 @@ NATIVE = {"sigmoid": ("LOGISTIC", 10.7), "tanh": ("TANH", 6.0)}
 longer changes."""
 UNIT_TOP = (1 << 15) - 1
 """Largest magnitude of the outputs of these operators, in units of 2^-15."""
+
+
+_MOST_WORK = 2_000_000  # nodes times steps that are looked at
 
 
 def group_key(node: Node, group: int) -> str:
@@ -57,6 +62,9 @@ def bounds(graph: Graph) -> dict[str, int]:
         if state.bound is not None:
             top = min(top, int(np.ceil(state.bound / graph.types[state.input].scalar_scale)))
         found[state.input] = declared[state.output] = top
+    for name, bound in carried_values(graph).items():
+        if bound is not None:
+            declared[name] = int(np.ceil(bound / graph.types[name].scalar_scale))
     for node in graph.nodes:
         out = node.output
         top = 1 << (_bits(graph, out) - 1)
@@ -91,10 +99,26 @@ def _node_bound(graph: Graph, node: Node, found: dict[str, int]) -> int:
         lo = -x if a["lo"] is None else a["lo"]
         hi = x if a["hi"] is None else a["hi"]
         return min(x, max(abs(lo), abs(hi)))
-    if node.op == "concat":
+    if node.op in ("concat", "max", "min"):
         return max(found[v] for v in node.inputs)
-    if node.op in ("slice", "reshape"):
+    if node.op == "select":
+        return max(found[v] for v in node.inputs[1:])
+    if node.op in ("slice", "reshape", "strided"):
         return found[node.inputs[0]]
+    if node.op == "embed":
+        return found[node.inputs[1]]
+    if node.op == "compare":
+        return 1
+    if node.op == "matmul":
+        x, y = (found[v] for v in node.inputs)
+        terms = graph.types[node.inputs[0]].shape[-1]
+        return ((terms * x * y * abs(a["m"])) >> a["s"]) + 1
+    if node.op == "depthwise":
+        weights = np.abs(graph.consts[node.inputs[1]].astype(np.float64)).sum(0)
+        unit = _scale(graph, node.inputs[0]) / _scale(graph, node.output)
+        reach = float((weights * np.abs(channel_scales(graph, node))).max()) * unit
+        bias = found[node.inputs[2]] if len(node.inputs) == 3 else 0
+        return int(np.ceil(reach * found[node.inputs[0]])) + bias + 1
     return top
 
 
@@ -120,12 +144,13 @@ def group_limits(graph: Graph, node: Node, found: dict[str, int]) -> list[float]
     return limits
 
 
-def observe(graph: Graph, frames: Sequence[Array]) -> dict[str, Stats]:
+def observe(graph: Graph, frames: Sequence[Array], *, sampled: bool = True) -> dict[str, Stats]:
     """What every value, and every partial sum, did on given frames; real units.
 
     Args:
-        graph: an integer step.
-        frames: one array per input, [batch, T, *shape], stored units.
+        graph: an integer step without loops. Of a large one the first frames have to do.
+        frames: one array per input, [batch, T, *frame], stored units.
+        sampled: whether magnitudes are kept, not only the ends of each range.
 
     Returns:
         By value name, and by `group_key` for each group of a `linear` node.
@@ -135,7 +160,7 @@ def observe(graph: Graph, frames: Sequence[Array]) -> dict[str, Stats]:
     sums = {n.output: n for n in graph.nodes if n.op == "linear"}
 
     def note(key: str, real: Array) -> None:
-        seen.setdefault(key, Stats()).add(real)
+        seen.setdefault(key, Stats(sampled=sampled)).add(real)
 
     def see(name: str, array: Array) -> None:
         env[name] = array
@@ -146,7 +171,9 @@ def observe(graph: Graph, frames: Sequence[Array]) -> dict[str, Stats]:
             for g, part in enumerate(_partials(graph, sums[name], env)):
                 note(group_key(sums[name], g), part)
 
-    Interpreter(graph, batch=frames[0].shape[0], observe=see).sequence(*frames)
+    steps = max(_MOST_WORK // (len(graph.nodes) + 1), 8)
+    first = [x[:, : steps * graph.frames_of(v)] for v, x in zip(graph.inputs, frames, strict=True)]
+    Interpreter(graph, batch=frames[0].shape[0], observe=see).sequence(*first)
     return seen
 
 

@@ -63,7 +63,7 @@ class TfliteRun:
     """What a model produced.
 
     Attributes:
-        outputs: stored integers, [batch, T, *shape] each, in the model's order.
+        outputs: stored integers, [batch, T, *frame] each, in the model's order.
         real: the same in real units.
         states: explicit states after the last step by name, stored, [batch, *shape].
         trace: explicit states after every step, [batch, T, *shape]; empty unless asked for.
@@ -148,8 +148,9 @@ def run_tflite(
 
     Args:
         model: an emitted model, or a file or its contents.
-        inputs: one array per input, [batch, T, *shape]; floats are raw frames, integers are
-            stored integers of the Graph the model was made from.
+        inputs: one array per input, [batch, T, *frame]; floats are raw frames, integers are
+            stored integers of the Graph the model was made from.  A step of several frames takes
+            them in groups.
         engine: 'litert' or 'tflite-runtime'.
         trace: also return the explicit states after every step.
         timeout: seconds after which the run is given up.
@@ -184,7 +185,10 @@ def run_tflite(
     start = time.perf_counter()
     result = _in_process(status, model.data, spec, arrays, timeout)
     seconds = time.perf_counter() - start
-    outputs = [result[f"y{i}"] for i in range(len(model.outputs))]
+    outputs = [
+        y if t.frames == 1 else y.reshape(y.shape[0], -1, *t.frame)
+        for t, y in ((t, result[f"y{i}"]) for i, t in enumerate(model.outputs))
+    ]
     return TfliteRun(
         outputs,
         [t.real(y) for t, y in zip(model.outputs, outputs, strict=True)],
@@ -203,20 +207,18 @@ def _stored(model: TfliteModel, inputs: Sequence[Array]) -> list[Array]:
             where="TFLite model",
             fix=f"pass {', '.join(t.name for t in model.inputs)}",
         )
-    stored = []
+    stored: list[Array] = []
     for info, x in zip(model.inputs, inputs, strict=True):
-        if (
-            x.ndim < 2
-            or x.shape[2:] != info.shape
-            or 0 in x.shape
-            or x.shape[:2] != inputs[0].shape[:2]
-        ):
+        steps = x.shape[1] // info.frames if x.ndim > 1 else 0
+        fits = x.shape == (x.shape[0], steps * info.frames, *info.frame) and x.size
+        if not fits or (stored and (x.shape[0], steps) != stored[0].shape[:2]):
+            axes = ["batch", "T" if info.frames == 1 else f"{info.frames} T", *info.frame]
             raise DataError(
                 f"got shape {list(x.shape)}",
                 where=f"TFLite model, input {info.name!r}",
-                fix=f"pass [batch, T, {', '.join(map(str, info.shape))}]",
+                fix=f"pass [{', '.join(map(str, axes))}], all inputs for the same time",
             )
-        stored.append(info.store(x))
+        stored.append(info.store(x).reshape(x.shape[0], steps, *info.shape))
     return stored
 
 

@@ -109,7 +109,7 @@ class SubgraphWriter:
 
     def constant(self, name: str, array: np.ndarray, quant: Quant | None = None) -> int:
         """Add a tensor with stored contents; equal constants of a subgraph are stored once."""
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")
         key = (array.tobytes(), array.shape, array.dtype.name, quant)
         found = self._constants.get(key)
         if found is None:
@@ -131,6 +131,41 @@ class SubgraphWriter:
         """Append an operator; `options` is (class name without T, fields)."""
         code = self.model.opcode(kind, version)
         self.operators.append(_Operator(kind, code, inputs, outputs, options))
+
+    def copy(self, place: int, index: int) -> None:
+        """Let input `index` of operator `place` be a copy of what it was, made just before."""
+        x = self.operators[place].inputs[index]
+        t = self.tensors[x]
+        begin, size = (np.full(len(t.shape), v, np.int32) for v in (0, -1))
+        ends = [self.constant(f"{t.name}_arg", v) for v in (begin, size)]
+        out = self.tensor(
+            f"{t.name}_copy", t.shape, t.dtype, t.quant, batch=t.signature is not None
+        )
+        version = {"int8": 2, "int16": 4}.get(t.dtype, 1)
+        self.op("SLICE", [x, *ends], [out], version=version)
+        self.operators.insert(place, self.operators.pop())
+        self.operators[place + 1].inputs[index] = out
+
+    def drop_unused(self) -> dict[int, int]:
+        """Drop operators and tensors that nothing reads; the new index of each tensor left."""
+        live = {*self.inputs, *self.outputs}
+        kept = []
+        for op in reversed(self.operators):
+            if not op.outputs or live.intersection(op.outputs):
+                live.update(op.inputs, op.outputs)
+                kept.append(op)
+        self.operators = kept[::-1]
+        moved = {
+            old: new for new, old in enumerate(i for i in range(len(self.tensors)) if i in live)
+        }
+        self.tensors = [self.tensors[i] for i in moved]
+        self._constants = {k: moved[i] for k, i in self._constants.items() if i in moved}
+        self.inputs, self.outputs = ([moved[i] for i in v] for v in (self.inputs, self.outputs))
+        moved[-1] = -1
+        for op in self.operators:
+            op.inputs = [moved[i] for i in op.inputs]
+            op.outputs = [moved[i] for i in op.outputs]
+        return moved
 
 
 class ModelWriter:
@@ -174,6 +209,26 @@ class ModelWriter:
     ) -> None:
         """Expose a subgraph under a name, its tensors under theirs."""
         self._signatures.append((key, self.subgraphs.index(subgraph), inputs, outputs))
+
+    def drop_unused(self) -> None:
+        """Drop operators, tensors and buffers that nothing reads; tensors get other indices."""
+        for i, graph in enumerate(self.subgraphs):
+            moved = graph.drop_unused()
+            for _, index, inputs, outputs in self._signatures:
+                if index == i:
+                    for table in (inputs, outputs):
+                        table.update({name: moved[t] for name, t in table.items()})
+        used = {t.buffer for g in self.subgraphs for t in g.tensors} | {
+            b for _, b in self._metadata
+        }
+        kept = [i for i in range(len(self._buffers)) if i == 0 or i in used]
+        places = {old: new for new, old in enumerate(kept)}
+        self._buffers = [self._buffers[i] for i in kept]
+        self._buffer_index = {k: places[i] for k, i in self._buffer_index.items() if i in places}
+        self._metadata = [(name, places[b]) for name, b in self._metadata]
+        for graph in self.subgraphs:
+            for tensor in graph.tensors:
+                tensor.buffer = places[tensor.buffer]
 
     def finish(self) -> bytes:
         """Lay out the file: every buffer 16-byte aligned, file identifier TFL3."""
