@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgeseq.frontend.load import from_onnx
     from edgeseq.frontend.torch_export import from_torch
     from edgeseq.ir import Graph
     from edgeseq.runtime import Stream
@@ -13,11 +14,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Graph", "Stream", "__version__", "from_torch", "load_target"]
+__all__ = ["Graph", "Stream", "__version__", "from_onnx", "from_torch", "load_target"]
 
 _HOME = {
     "Graph": "edgeseq.ir",
     "Stream": "edgeseq.runtime",
+    "from_onnx": "edgeseq.frontend.load",
     "from_torch": "edgeseq.frontend.torch_export",
     "load_target": "edgeseq.target",
 }

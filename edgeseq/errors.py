@@ -21,7 +21,7 @@ EdgeseqError                 anything below: one message that says what, where a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "EmulationError",
     "GraphError",
     "ModelError",
+    "Problem",
     "QuantiseError",
     "TargetError",
     "TrainError",
@@ -87,8 +88,29 @@ class ModelError(EdgeseqError):
     """A model file or module cannot be read."""
 
 
+Problem = tuple[str, str, str, str]
+"""An operation that cannot be compiled: what it is called, where it sits, why not, what to do."""
+
+
 class UnsupportedError(ModelError):
-    """A model holds an operation that cannot be compiled."""
+    """A model holds an operation that cannot be compiled.
+
+    Args:
+        what, where, fix: as of every error; the message tells all problems.
+        problems: the same one by one, for `edgeseq inspect`; empty where the message is about one
+            thing only.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        fix: str | None = None,
+        problems: Sequence[Problem] = (),
+    ) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.problems: tuple[Problem, ...] = tuple(problems)
 
 
 class GraphError(EdgeseqError):

@@ -42,20 +42,20 @@ class Many(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(4, 4, 3, padding=1)
         self.rnn = gru()
-        self.block = nn.Sequential(nn.Linear(4, 4), nn.Softmax(-1))
 
     def forward(self, x: Any) -> Any:
         a = self.conv(x.transpose(1, 2)).transpose(1, 2)
-        b = self.block(self.rnn(x)[0])
-        return a, b, torch.cumsum(x, 1)
+        b = torch.argmax(self.rnn(x)[0], -1)
+        return a, b, torch.cumsum(x, 1), torch.topk(x, 2)[0]
 
 
 def test_all_problems_are_listed() -> None:
-    text = message(Many())
+    with pytest.raises(UnsupportedError) as caught:
+        from_torch(Many(), torch.randn(2, 6, 4))
+    text, problems = str(caught.value), caught.value.problems
     assert "3 operations cannot be compiled" in text
-    assert "aten.conv1d.default in 'conv'" in text
-    assert "aten.softmax.int in 'block.1'" in text and "drop it" in text
-    assert "aten.cumsum.default" in text
+    assert {p[0].split(".")[1] for p in problems} == {"argmax", "cumsum", "topk"}
+    assert "aten.conv1d" not in text
 
 
 def test_unused_problems_do_not_matter() -> None:
@@ -68,9 +68,6 @@ MIXED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "halves": (lambda x: x.view(2, 3, 2, 4), "cuts across time"),
     "frame": (lambda x: x[:, 3], "selects frame 3"),
     "literal": (lambda x: x[:, 5], "write y"),
-    "first": (lambda x: x[:, :-1], "takes frames"),
-    "shift": (lambda x: x[:, 1:] - x[:, :-1], "takes frames 1:"),
-    "stride": (lambda x: x[:, ::2], "every 2th"),
     "mean": (lambda x: x.mean(1), "reduces over time"),
     "batch": (lambda x: x - x.mean(0), "reduces over the batch"),
     "one": (lambda x: x[0], "one sequence of the batch"),
@@ -80,12 +77,10 @@ MIXED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "over_time": (lambda x: F.linear(x.transpose(1, 2), torch.ones(3, 6)), "which is time"),
     "join": (lambda x: torch.cat([x, x], 1), "along time"),
     "norm": (lambda x: F.layer_norm(x, (6, 4)), "holds time"),
-    "loop": (lambda x: torch.stack([t * 2 for t in x.unbind(1)], 1), "loops over the frames"),
-    "quotient": (lambda x: x / (1 + x * x), "not constant"),
-    "attention": (lambda x: (x @ x.transpose(1, 2)) @ x, "both depend"),
+    "loop": (lambda x: torch.stack([x[:, i] * i for i in range(6)], 1), "a loop over the frames"),
+    "attention": (lambda x: (x @ x.transpose(1, 2)) @ x, "how many past frames"),
     "flip": (lambda x: x.flip(1), "cannot be reversed"),
     "integer": (lambda x: x.long(), "converts to integers"),
-    "transposed_frame": (lambda x: x.view(2, 6, 2, 2).transpose(2, 3).flatten(2), "transposes"),
     "merged_output": (lambda x: x.flatten(0, 1), "merges"),
     "constant_output": (lambda x: (x, torch.ones(3)), "does not depend"),
 }  # fmt: skip
@@ -115,32 +110,8 @@ def test_length_in_the_arithmetic_is_found_by_comparing() -> None:
     assert "differs" in text and "length" in text
 
 
-def test_hidden_state_is_found() -> None:
-    class Counter(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.last = torch.zeros(2, 6, 4)
-
-        def forward(self, x: Any) -> Any:
-            y = x + self.last
-            self.last = y
-            return y
-
-    assert "two calls on the same input" in message(Counter())
+def test_random_modules_are_found() -> None:
     assert "two calls on the same input" in message(Fn(lambda m, x: x + torch.rand(1)))
-
-
-def test_mutated_buffer_is_found() -> None:
-    class Ring(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("seen", torch.zeros(4))
-
-        def forward(self, x: Any) -> Any:
-            self.seen.copy_(x[0, -1])
-            return x + 1
-
-    assert "writes its buffer 'seen'" in message(Ring())
 
 
 def test_batch_norm_in_training_mode_is_evaluated() -> None:
@@ -157,7 +128,7 @@ def test_bidirectional_last_state() -> None:
 
 def test_states_from_outside() -> None:
     module = Fn(lambda m, x, h: m.rnn(x, h)[0], rnn=gru())
-    assert "initial state" in message(module, torch.randn(2, 6, 4), torch.randn(1, 2, 4))
+    assert "starts from a state" in message(module, torch.randn(2, 6, 4), torch.randn(1, 2, 4))
     noise = torch.randn(1, 2, 4)
     module = Fn(lambda m, x: m.rnn(x, noise)[0], rnn=gru())
     assert "differs within the batch" in message(module)
@@ -197,5 +168,3 @@ def test_bad_examples() -> None:
         from_torch(module, [1, 2])
     with pytest.raises(ModelError, match="needs an nn.Module"):
         from_torch(len, torch.randn(2, 6, 4))
-    embedding = Fn(lambda m, x: m.e(x), e=nn.Embedding(5, 4))
-    assert "pass float frames" in message(embedding, torch.zeros(2, 6, dtype=torch.long))

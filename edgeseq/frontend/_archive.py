@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from edgeseq.errors import ModelError
+from edgeseq.errors import ModelError, UnsupportedError
 
 __all__ = ["Archive"]
 
@@ -53,6 +53,7 @@ class Archive:
             raise self.damaged(str(e)) from None
         self.size = size
         infos = self._zip.infolist()
+        _refuse_pickles([i.filename for i in infos], where)
         if len(infos) > MAX_MEMBERS:
             raise self.damaged(f"{len(infos)} members")
         for info in infos:
@@ -104,3 +105,27 @@ class Archive:
 
     def close(self) -> None:
         self._zip.close()
+
+
+_EXPORT = (
+    "export the module it was made from, where you trust the file:\n"
+    "     module.eval()\n"
+    "     exported = torch.export.export(module, (torch.zeros(1, 16, features),))\n"
+    "     torch.export.save(exported, 'model.pt2')"
+)
+
+
+def _refuse_pickles(names: list[str], where: str) -> None:
+    """Raise for what else torch writes into archives (UnsupportedError)."""
+    if any("/models/" in n and n.endswith(".json") for n in names):
+        return
+    if any(n.endswith("constants.pkl") or "/code/" in n for n in names):
+        raise UnsupportedError(
+            "is a TorchScript archive, which holds code", where=where, fix=_EXPORT
+        )
+    if any(n.endswith("/data.pkl") for n in names):
+        raise UnsupportedError(
+            "is a pickled checkpoint (torch.save), which can run code and holds no program",
+            where=where,
+            fix=_EXPORT,
+        )

@@ -45,3 +45,37 @@ _ADVICE: dict[str, str] = {
 def advice_for(base: str) -> tuple[str, str]:
     """(what is wrong, what to do) for an operator without a lowering."""
     return "cannot be compiled", _ADVICE.get(base, "")
+
+
+_ONNX: dict[str, tuple[str, str]] = {
+    "ArgMax": ("gives the place of the greatest", _CLASSES),
+    "ArgMin": ("gives the place of the least", _CLASSES),
+    "TopK": ("sorts", _CLASSES),
+    "NonZero": ("has a result whose size depends on the input", "use fixed sizes"),
+    "Round": ("rounds", "quantisation is done after import"),
+    "Floor": ("rounds", "quantisation is done after import"),
+    "Ceil": ("rounds", "quantisation is done after import"),
+    "Mod": ("takes a remainder", "use a table of your own before the model"),
+    "CumSum": ("sums over time or features so far", "use a recurrent layer, or a matrix of ones"),
+    "DFT": ("is a Fourier transform", "use a convolution with a fixed basis"),
+    "STFT": ("is a Fourier transform", "use a convolution with a fixed basis"),
+    "DynamicQuantizeLinear": (
+        "chooses its scale while it runs",
+        "export the float model: edgeseq quantises it",
+    ),
+    "MatMulInteger": ("multiplies stored integers", "export the float model: edgeseq quantises it"),
+    "ConvInteger": ("multiplies stored integers", "export the float model: edgeseq quantises it"),
+    "QLinearMatMul": ("multiplies stored integers", "export in QDQ form, or the float model"),
+    "QLinearConv": ("multiplies stored integers", "export in QDQ form, or the float model"),
+    "RandomNormal": ("draws random numbers", "export for inference"),
+    "RandomUniform": ("draws random numbers", "export for inference"),
+    "RandomNormalLike": ("draws random numbers", "export for inference"),
+    "RandomUniformLike": ("draws random numbers", "export for inference"),
+}
+
+
+def onnx_advice(kind: str) -> tuple[str, str]:
+    """(what is wrong, what to do) for an ONNX operator without a lowering."""
+    if "." in kind:
+        return "is not an operator of the ONNX standard", "export with standard operators"
+    return _ONNX.get(kind, ("cannot be compiled", ""))

@@ -48,6 +48,14 @@ class Value:
         pieces: if not None, the tensor is these values stacked along axis 0 and has no name yet
             (None among them: a value that cannot be had, see `reason`).
         reason: why a missing piece cannot be had.
+        order: the feature atoms in the order in which the Graph value stores them, by their number
+            in `axes`; None for their natural order. A convolution makes channels last whatever the
+            tensor's axes say; moving them is put off until somebody asks.
+        pad: frames of zeros before and after the sequence that are not there yet: a convolution
+            takes them in.
+        extra: frames at the end that an exact model cuts off (padding on both sides of a causal
+            convolution).
+        keys: if not 0, the last axis counts the frames that a query attends to, the newest last.
     """
 
     name: str
@@ -55,11 +63,21 @@ class Value:
     pieces: tuple[str | None, ...] | None = None
     reason: str = ""
     fix: str = field(default="", compare=False)
+    order: tuple[int, ...] | None = None
+    pad: tuple[int, int] = (0, 0)
+    extra: int = 0
+    keys: int = 0
 
     @property
     def frame(self) -> tuple[int, ...]:
-        """Shape of the Graph value."""
+        """Sizes of the feature atoms: the shape of the Graph value in natural order."""
         return tuple(a.size for axis in self.axes for a in axis if a.label == "F")
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """Shape of the Graph value as it is stored."""
+        frame = self.frame
+        return frame if self.order is None else tuple(frame[i] for i in self.order)
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, describe, kind_of, size_of
 from edgeseq.frontend.program import Operation
-from edgeseq.ir import Graph
+from edgeseq.ir import Graph, Node
+from edgeseq.ir.functions import FUNCTIONS
 
 __all__ = ["LOWER", "AxisConflict", "Context", "lowers"]
 
@@ -57,13 +58,44 @@ class Context:
         graph: the Graph.
         op: operator being lowered.
         used: names the program reads; a result outside it need not be made.
+        context: frames that attention may look back on, its own included; 0: not stated.
+        indices: Graph values that are whole numbers: inputs of token numbers.
+        quantised: values that an imported model stores as integers, with scale and zero point.
+        notes: what a user should know, once each.
+        bands: frames that each mask of scores over time lets a query see; 0 where it has no end.
+        masked: scores over time that were masked.
+        zeros: values of every frame that are zero, by what they were made of and shape.
+        unlimited: attention was met that looks back without end, and `context` is not stated.
+        cuts: sequences whose last frames were cut off, by name: the whole, and how many.
+        frames: of the example's sequences where the length is open, a size that the model holds
+            nowhere else; 0: sizes say nothing of time.
     """
 
-    def __init__(self, graph: Graph, used: set[str]) -> None:
-        self.graph, self.used = graph, used
+    def __init__(self, graph: Graph, used: set[str], context: int | None = None) -> None:
+        self.graph, self.used, self.context = graph, used, context or 0
+        self._valid: dict[str, str] = {}
+        self.indices: set[str] = set()
+        self.quantised: dict[str, tuple[float, float]] = {}
+        self.notes: list[str] = []
+        self.bands: list[int] = []
+        self.masked: set[str] = set()
+        self.zeros: dict[tuple[str, tuple[int, ...]], str] = {}
+        self.unlimited = False
+        self.cuts: dict[str, tuple[Value, int]] = {}
         self.op = Operation("", {}, ())
+        self.most_frame = MAX_FRAME
         self._consts: dict[tuple[tuple[int, ...], bytes], str] = {}
         self._elements = 0
+        self.frames = 0
+        self._made: dict[str, Node] = {}
+        self._names: set[str] = set()
+        self._ended: set[str] = set()
+        self._read = 0
+
+    def note(self, text: str) -> None:
+        """Tell the user something about the model, once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     # -- names -----------------------------------------------------------------------------
 
@@ -76,12 +108,35 @@ class Context:
 
     def unique(self, name: str) -> str:
         """`name`, numbered if a node has it already (a layer that is called twice)."""
-        taken = {n.name for n in self.graph.nodes}
+        self._catch_up()
         found, i = name, 1
-        while found in taken:
+        while found in self._names:
             i += 1
             found = f"{name}.call{i}"
         return found
+
+    # -- the Graph so far ------------------------------------------------------------------
+
+    def _catch_up(self) -> None:
+        """Take in the nodes that were appended since the last time."""
+        for node in self.graph.nodes[self._read :]:
+            self._names.add(node.name)
+            ended = node.op == "last" or any(v in self._ended for v in node.inputs)
+            for value in node.outputs:
+                self._made[value] = node
+                if ended:
+                    self._ended.add(value)
+        self._read = len(self.graph.nodes)
+
+    def producer(self, value: str) -> Node | None:
+        """The node that makes a value of the Graph; None of an input, a state or a constant."""
+        self._catch_up()
+        return self._made.get(value)
+
+    def ended(self, value: str) -> bool:
+        """Whether a value is known only once the sequence has ended."""
+        self._catch_up()
+        return value in self._ended
 
     # -- building --------------------------------------------------------------------------
 
@@ -112,14 +167,15 @@ class Context:
     def emit(
         self, op: str, inputs: Iterable[str], axes: Axes, *, suffix: str = "", **attrs: Any
     ) -> Value:
-        """Append a node whose result has these axes."""
+        """Append a node whose result has these axes, in natural order."""
         self.charge(0)
         out = self.graph.add_node(op, inputs, name=self.name(suffix), **attrs)
         return self.view(Value(out, axes), axes)
 
     def view(self, v: Value, axes: Axes) -> Value:
         """The same elements with other axes; a `reshape` node where the frame's shape changes."""
-        seen = Value(v.name, axes)
+        v = self.natural(v)
+        seen = Value(v.name, axes, extra=v.extra, keys=v.keys)
         if self.graph.types[v.name].shape == seen.frame:
             return seen
         out = self.graph.add_node(
@@ -128,7 +184,39 @@ class Context:
         return replace(seen, name=out)
 
     def real(self, v: Value) -> Value:
-        """`v` itself, its pieces joined into one value."""
+        """`v` as one value whose frame has the order of its axes."""
+        return self.natural(self.whole(v))
+
+    def natural(self, v: Value) -> Value:
+        """`v` stored in the order of its axes; a node where it is not."""
+        if v.order is None:
+            return v
+        from edgeseq.frontend.move import grid, place
+
+        return place(self, v, grid(v), v.axes, "transpose")
+
+    def whole(self, v: Value, *, longer: bool = False) -> Value:
+        """`v` with its pieces joined; its order may still be another than that of its axes.
+
+        Args:
+            v: the tensor.
+            longer: whether it may be longer than the input (`Value.extra`), as what works frame by
+                frame allows.
+
+        Raises:
+            LayoutError: it is padded, or longer than the input.
+        """
+        if v.pad != (0, 0):
+            raise LayoutError(
+                f"uses a sequence padded by {v.pad[0]} and {v.pad[1]} frames",
+                "only a convolution or pooling over time may follow padding",
+            )
+        if v.extra and not longer:
+            raise LayoutError(
+                f"uses a sequence that is {v.extra} frames longer than the input",
+                f"cut the last {v.extra} frames off right after the convolution that is padded on "
+                "both sides",
+            )
         if v.pieces is None:
             return v
         names = [self.piece(v, i) for i in range(len(v.pieces))]
@@ -151,8 +239,11 @@ class Context:
 
     def unary(self, op: str, v: Value, *, suffix: str = "", **attrs: Any) -> Value:
         """A node that works element by element."""
-        v = self.real(v)
-        return self.emit(op, [v.name], v.axes, suffix=suffix, **attrs)
+        if v.extra == 0 and not (v.pad != (0, 0) and _keeps_zero(op, attrs)):
+            v = self.whole(v)
+        self.charge(0)
+        out = self.graph.add_node(op, [v.name], name=self.name(suffix), **attrs)
+        return replace(v, name=out)
 
     def lut(self, fn: str, v: Value, *, suffix: str = "") -> Value:
         return self.unary("lut", v, suffix=suffix, fn=fn)
@@ -193,28 +284,78 @@ class Context:
 
     # -- arithmetic on two operands --------------------------------------------------------
 
-    def binary(self, op: str, a: Any, b: Any, *, suffix: str = "") -> Value:
+    def binary(self, op: str, a: Any, b: Any, *, suffix: str = "", **attrs: Any) -> Value:
         """``a op b`` with PyTorch's broadcasting; one operand may be a number or an array.
 
         Raises:
             LayoutError: the operands lie differently in time, or a constant varies over time.
         """
         if isinstance(a, Value) and isinstance(b, Value):
-            a, b = self._aligned(self.real(a), self.real(b))
-            return self.emit(op, [a.name, b.name], a.axes, suffix=suffix)
-        v = self.real(a if isinstance(a, Value) else b)
-        v, array = self._against(v, np.asarray(b if isinstance(a, Value) else a))
+            same = a.extra == b.extra
+            a, b = self.whole(a, longer=same), self.whole(b, longer=same)
+            a, b = self.at_one_time(a, b)
+            if a.axes == b.axes and a.order == b.order:
+                self.charge(0)
+                out = self.graph.add_node(op, [a.name, b.name], name=self.name(suffix), **attrs)
+                return replace(a, name=out)
+            keys = max(a.keys, b.keys)
+            a, b = self._aligned(self.natural(a), self.natural(b))
+            y = self.emit(op, [a.name, b.name], a.axes, suffix=suffix, **attrs)
+            return replace(y, keys=keys, extra=a.extra)
+        v = self.whole(a if isinstance(a, Value) else b, longer=True)
+        array = np.asarray(b if isinstance(a, Value) else a)
+        if self._changes_nothing(op, array, v, first=isinstance(a, Value)):
+            return v
+        if array.size == 1 and array.ndim <= len(v.axes):
+            c = self.const(array.reshape(1), f"{suffix}.const" if suffix else "const")
+            names = [v.name, c] if isinstance(a, Value) else [c, v.name]
+            if self.graph.types[v.name].shape:
+                self.charge(0)
+                out = self.graph.add_node(op, names, name=self.name(suffix), **attrs)
+                return replace(v, name=out)
+        stored = self._stored_constant(v, array)
+        if stored is not None:
+            c = self.const(stored, f"{suffix}.const" if suffix else "const")
+            names = [v.name, c] if isinstance(a, Value) else [c, v.name]
+            self.charge(0)
+            out = self.graph.add_node(op, names, name=self.name(suffix), **attrs)
+            return replace(v, name=out)
+        v, array = self._against(self.natural(v), array)
         c = self.const(array, f"{suffix}.const" if suffix else "const")
         names = [v.name, c] if isinstance(a, Value) else [c, v.name]
-        return self.emit(op, names, v.axes, suffix=suffix)
+        return replace(self.emit(op, names, v.axes, suffix=suffix, **attrs), extra=v.extra)
+
+    @staticmethod
+    def _changes_nothing(op: str, array: Array, v: Value, *, first: bool) -> bool:
+        """Whether ``v op array`` (v first) is v itself."""
+        neutral = {"add": 0.0, "mul": 1.0}.get(op, 0.0 if op == "sub" and first else None)
+        sizes = v.sizes
+        fits = array.ndim <= len(sizes) and all(
+            n in (1, m) for n, m in zip(array.shape[::-1], sizes[::-1], strict=False)
+        )
+        return neutral is not None and fits and bool(np.all(array == neutral))
+
+    def _stored_constant(self, v: Value, array: Array) -> Array | None:
+        """A constant over the features of `v`, in the order in which `v` is stored.
+
+        None where `v` is in natural order, or where the constant is larger than `v`.
+        """
+        if v.order is None or array.ndim > len(v.axes):
+            return None
+        array = array.reshape((1,) * (len(v.axes) - array.ndim) + array.shape)
+        sizes: list[int] = []
+        for n, axis in zip(array.shape, v.axes, strict=True):
+            atoms = [a.size for a in axis if a.label == "F"]
+            if n != 1 and (n != math.prod(atoms) or len(atoms) != len(axis)):
+                return None
+            sizes += atoms if n != 1 else [1] * len(atoms)
+        stored = array.reshape(sizes).transpose(v.order)
+        while stored.ndim > 1 and stored.shape[0] == 1:
+            stored = stored[0]
+        return np.broadcast_to(stored, v.stored[len(v.stored) - stored.ndim :])
 
     def _aligned(self, a: Value, b: Value) -> tuple[Value, Value]:
-        if self.timed(a) != self.timed(b):
-            raise LayoutError(
-                "combines a value of every frame with one of the last frame, which is not known "
-                "while the frames arrive",
-                "use only frame-by-frame values, or only values of the last frame",
-            )
+        self.same_time(a, b)
         rank = max(len(a.axes), len(b.axes))
         axes = []
         pad_a = ((),) * (rank - len(a.axes)) + a.axes
@@ -233,34 +374,45 @@ class Context:
         return self._broadcast(a, pad_a, out), self._broadcast(b, pad_b, out)
 
     def _broadcast(self, v: Value, have: Axes, want: Axes) -> Value:
-        """`v` repeated along feature axes where it has size 1."""
+        """`v` in axes that broadcast against `want` in a node: repeated where that needs it.
+
+        The frame of the result has the rank of a frame of `want`; it is the last axes of it after
+        axes of 1 (which nodes repeat by themselves), or all of it.
+        """
+        from edgeseq.frontend.move import grid, place
+
         frame = Value("", want).frame
+        if v.frame == frame:
+            return replace(v, axes=want)
         if math.prod(v.frame) == math.prod(frame):
             return self.view(v, want)
         if math.prod(frame) > MAX_FRAME:
             raise LayoutError(f"a frame of {list(frame)} elements is too large")
-        grown = [
-            i
-            for i, (x, y) in enumerate(zip(have, want, strict=True))
-            if size_of(x) != size_of(y) and kind_of(y) == "F"
-        ]
-        after = [kind_of(axis) for axis in want[grown[0] + 1 :]] if grown else []
-        if (
-            len(grown) != 1
-            or "F" in after
-            or math.prod(v.frame) * size_of(want[grown[0]]) != math.prod(frame)
-        ):
+        at = grid(replace(v, axes=have))
+        dims = [math.prod(a.size for a in axis if a.label == "F") for axis in want]
+        if any(n not in (1, d) for n, d in zip(at.shape, dims, strict=True)):
             raise LayoutError(
-                f"repeats {describe(v.axes)} to {describe(want)}",
-                "only the last feature axis can be repeated",
+                f"repeats {describe(v.axes)} to {describe(want)}", "undo the view first"
             )
-        n = size_of(want[grown[0]])
-        lead = Value("", tuple(a for i, a in enumerate(want) if i != grown[0])).frame
-        narrow = tuple((Atom("F", d),) for d in (*lead, 1))
-        v = self.view(v, narrow)
-        return self.emit(
-            "linear", [v.name, self.const(np.ones((n, 1)), "repeat")], want, suffix="repeat"
-        )
+        # Sizes of the operand per axis of a frame of `want`.
+        sizes = [
+            a.size if at.shape[i] != 1 or dims[i] == 1 else 1
+            for i, axis in enumerate(want)
+            for a in axis
+            if a.label == "F"
+        ]
+        bare = sizes
+        while bare and bare[0] == 1:
+            bare = bare[1:]
+        if tuple(bare) == frame[len(frame) - len(bare) :]:
+            name = v.name
+            if self.graph.types[name].shape != tuple(sizes):
+                self.charge(0)
+                name = self.graph.add_node(
+                    "reshape", [name], name=self.name("reshape"), shape=tuple(sizes)
+                )
+            return replace(v, name=name, axes=want)
+        return place(self, replace(v, axes=have), np.broadcast_to(at, dims), want, "repeat")
 
     def _against(self, v: Value, array: Array) -> tuple[Value, Array]:
         """A constant as one operand of a node on the frames of `v`."""
@@ -281,19 +433,32 @@ class Context:
                 word = "the batch" if kind == "B" else "time"
                 raise LayoutError(
                     f"combines {describe(v.axes)} with a constant that varies over {word}",
-                    "a table of positions has no meaning in an endless stream; remove it",
+                    "a table of positions ends and a stream does not: remove it, or compile in "
+                    "window mode (--window N --hop N)",
                 )
             else:
-                raise LayoutError(f"combines {describe(v.axes)} with a constant of {array.shape}")
+                raise LayoutError(
+                    f"combines {describe(v.axes)} with a constant of {list(array.shape)}",
+                    "a table of positions ends, a stream does not: compile in window mode "
+                    "(--window N --hop N)"
+                    if kind == "T"
+                    else "",
+                )
         axes = tuple(want)
         if axes != v.axes:
             v = self._broadcast(v, have, axes)
+            if self.graph.types[v.name].shape != Value("", axes).frame:  # the constant is larger
+                from edgeseq.frontend.move import grid, place
+
+                dims = [math.prod(a.size for a in axis if a.label == "F") for axis in axes]
+                seen = replace(v, axes=have)
+                v = place(self, seen, np.broadcast_to(grid(seen), dims), axes, "repeat")
         # The constant in the shape of the frame, without leading axes of size 1.
-        dims: list[int] = []
+        shape: list[int] = []
         for i, axis in enumerate(axes):
             parts = [a.size for a in axis if a.label == "F"]
-            dims.extend(parts if array.shape[i] != 1 else [1] * len(parts))
-        array = array.reshape(dims)
+            shape.extend(parts if array.shape[i] != 1 else [1] * len(parts))
+        array = array.reshape(shape)
         # At least the last axis remains: kernels repeat a constant over leading axes only.
         while array.ndim > 1 and array.shape[0] == 1:
             array = array[0]
@@ -302,9 +467,78 @@ class Context:
             raise LayoutError(f"a frame of {list(frame)} elements is too large")
         return v, np.broadcast_to(array, frame)
 
+    def steady(self, v: Value) -> bool:
+        """Whether `v` comes with every frame and has no axis of time: the same for a sequence."""
+        return self.timed(v) and not any(a.label == "T" for axis in v.axes for a in axis)
+
+    def at_one_time(self, a: Value, b: Value) -> tuple[Value, Value]:
+        """Both as sequences, or both as values of the end of the sequence.
+
+        Raises:
+            LayoutError: one is known at the end only, the other is a sequence.
+        """
+        if self.timed(a) and not self.timed(b) and self.steady(a):
+            a = self.emit("last", [self.natural(a).name], a.axes, suffix="last")
+        elif self.timed(b) and not self.timed(a) and self.steady(b):
+            b = self.emit("last", [self.natural(b).name], b.axes, suffix="last")
+        self.same_time(a, b)
+        return a, b
+
+    def same_time(self, a: Value, b: Value) -> None:
+        """Raise where one is a sequence and the other is not (LayoutError)."""
+        if self.timed(a) != self.timed(b):
+            raise LayoutError(
+                "combines a value of every frame with one of the last frame, which is not known "
+                "while the frames arrive",
+                "use only frame-by-frame values, or only values of the last frame",
+            )
+
+    def valid_keys(self, scores: Value) -> Value:
+        """What to add to scores of past frames: 0, or -10 000 for frames before the first."""
+        key = str(self.graph.types[scores.name].time)
+        if key not in self._valid:
+            g = self.graph
+            one = g.add_node("strided", [scores.name], name=self.name("one"), shape=(1,),
+                             strides=(0,), offset=0)  # fmt: skip
+            one = g.add_node("mul", [one, self.const(np.zeros(1), "zero")], name=self.name("none"))
+            one = g.add_node("add", [one, self.const(np.ones(1), "one")], name=self.name("now"))
+            seen = g.add_node("window", [one], name=self.name("seen"), length=self.context,
+                              ahead=0, cut=0)  # fmt: skip
+            flat = g.add_node("reshape", [seen], name=self.name("seen"), shape=(self.context,))
+            gap = g.add_node("sub", [flat, self.const(np.ones(1), "one")], name=self.name("gap"))
+            far = self.const(np.full(1, 1e4), "far")
+            self._valid[key] = g.add_node("mul", [gap, far], name=self.name("known"))
+        axes: Axes = (*((),) * (len(scores.axes) - 1), scores.axes[-1])
+        # An axis of heads and sequences together is repeated as a whole.
+        lead = tuple(() if any(a.label == "F" for a in axis) else axis for axis in scores.axes[:-1])
+        return Value(self._valid[key], (*lead, axes[-1]))
+
     # -- facts -----------------------------------------------------------------------------
+
+    def looks_back(self, scores: Value) -> bool:
+        """Whether scores over time have been masked, so that no query sees later frames."""
+        producers = self.graph.producers()
+        todo, seen = [scores.name], set()
+        while todo:
+            name = todo.pop()
+            if name in self.masked:
+                return True
+            node = producers.get(name)
+            if name in seen or node is None or node.op in ("matmul", "linear", "window"):
+                continue
+            seen.add(name)
+            todo.extend(node.inputs)
+        return False
 
     def timed(self, v: Value) -> bool:
         """True where `v` is a sequence."""
         name = v.name if v.pieces is None else next(p for p in v.pieces if p is not None)
         return self.graph.types[name].time is not None
+
+
+def _keeps_zero(op: str, attrs: dict[str, Any]) -> bool:
+    """Whether an element-wise node makes zero of zero, so that padding may come after it."""
+    if op == "clamp":
+        lo, hi = attrs["lo"], attrs["hi"]
+        return (lo is None or lo <= 0) and (hi is None or hi >= 0)
+    return op == "lut" and float(FUNCTIONS[attrs["fn"]].fn(np.zeros(1))[0]) == 0.0

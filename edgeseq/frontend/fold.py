@@ -20,7 +20,8 @@ MAX_ELEMENTS = 1 << 24
 FOLD: dict[str, Callable[..., Any]] = {}
 
 # Element types as the schema numbers them (an argument `dtype` arrives as such a number).
-_TYPES = {1: "u1", 2: "i1", 3: "i2", 4: "i4", 5: "i8", 6: "f2", 7: "f4", 8: "f8", 12: "?"}
+_TYPES = {1: "u1", 2: "i1", 3: "i2", 4: "i4", 5: "i8", 6: "f4", 7: "f4", 8: "f8", 12: "?", 13: "f4"}
+"""Half precision counts as float32: constants are stored as such."""
 
 
 def _fold(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -76,6 +77,28 @@ _UNARY: dict[str, Callable[[Any], Any]] = {
     "square": np.square,
     "floor": np.floor,
     "softplus": lambda x: np.logaddexp(x, 0),
+    "ceil": np.ceil,
+    "round": np.round,
+    "trunc": np.trunc,
+    "sign": np.sign,
+    "log1p": np.log1p,
+    "log2": np.log2,
+    "log10": np.log10,
+    "expm1": np.expm1,
+    "exp2": np.exp2,
+    "isinf": np.isinf,
+    "isnan": np.isnan,
+    "logical_not": np.logical_not,
+    "bitwise_not": np.invert,
+    "numpy_T": np.transpose,
+    "mT": lambda x: np.swapaxes(x, -1, -2),
+    "view_of": lambda x: x,
+    "gelu": lambda x: np.array(
+        [0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x.ravel()], x.dtype
+    ).reshape(x.shape),
+    "erf": lambda x: np.array([math.erf(v) for v in x.ravel()], x.dtype).reshape(x.shape),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "elu": lambda x: np.where(x > 0, x, np.expm1(x)),
     "clone": lambda x: x,
     "contiguous": lambda x: x,
     "detach": lambda x: x,
@@ -84,17 +107,26 @@ _UNARY: dict[str, Callable[[Any], Any]] = {
     "lift_fresh": lambda x: x,
     "dropout": lambda x: x,
     "t": lambda x: x.T,
-    "zeros_like": np.zeros_like,
-    "ones_like": np.ones_like,
     "item": lambda x: x.item(),
 }
 
 _BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "mul": np.multiply,
-    "div": np.true_divide,
-    "pow": np.power,
     "maximum": np.maximum,
     "minimum": np.minimum,
+    "remainder": np.remainder,
+    "fmod": np.fmod,
+    "floor_divide": np.floor_divide,
+    "logical_and": np.logical_and,
+    "logical_or": np.logical_or,
+    "logical_xor": np.logical_xor,
+    "bitwise_and": np.bitwise_and,
+    "bitwise_or": np.bitwise_or,
+    "bitwise_xor": np.bitwise_xor,
+    "__and__": np.bitwise_and,
+    "__or__": np.bitwise_or,
+    "sym_max": np.maximum,
+    "sym_min": np.minimum,
     "truediv": lambda a, b: a / b,
     "floordiv": lambda a, b: a // b,
     "mod": lambda a, b: a % b,
@@ -122,6 +154,15 @@ def _sub(self: Any = None, other: Any = None, alpha: Any = 1, a: Any = 0, b: Any
     return self - alpha * other if self is not None else a - b
 
 
+@_fold("pow", "float_power")
+def _pow(self: Any, exponent: Any) -> Any:
+    a, b = np.asarray(self), np.asarray(exponent)
+    _bounded(np.broadcast_shapes(a.shape, b.shape))
+    if a.dtype.kind in "iu" and (b.dtype.kind == "f" or np.any(b < 0)):
+        a = a.astype("f4")
+    return np.power(a, b)
+
+
 @_fold("rsub")
 def _rsub(self: Any, other: Any, alpha: Any = 1) -> Any:
     return other - alpha * self
@@ -132,9 +173,22 @@ def _to(self: Any, dtype: Any = None, **_: Any) -> Any:
     return np.asarray(self) if dtype is None else np.asarray(self).astype(_type(dtype))
 
 
-@_fold("clamp", "hardtanh")
-def _clamp(self: Any, min: Any = None, max: Any = None, **_: Any) -> Any:
-    return np.clip(self, min, max)
+@_fold("div", "true_divide", "divide")
+def _div(self: Any, other: Any, rounding_mode: str | None = None) -> Any:
+    quotient = np.true_divide(self, other)
+    if rounding_mode is None:
+        return quotient
+    rounded = np.floor(quotient) if rounding_mode == "floor" else np.trunc(quotient)
+    whole = np.asarray(self).dtype.kind in "iu" and np.asarray(other).dtype.kind in "iu"
+    return rounded.astype("i8") if whole else rounded
+
+
+@_fold("clamp", "hardtanh", "clamp_min", "clamp_max", "clip")
+def _clamp(
+    self: Any, min: Any = None, max: Any = None, min_val: Any = None, max_val: Any = None
+) -> Any:
+    lo, hi = (min if min is not None else min_val), (max if max is not None else max_val)
+    return self if lo is None and hi is None else np.clip(self, lo, hi)
 
 
 @_fold("zeros", "new_zeros", "empty", "new_empty")
@@ -154,13 +208,26 @@ def _full(size: Sequence[int], fill_value: Any, dtype: Any = None, **_: Any) -> 
 
 
 @_fold("full_like", "fill")
-def _full_like(self: Any, fill_value: Any = None, value: Any = None, **_: Any) -> Any:
-    return np.full_like(self, value if fill_value is None else fill_value)
+def _full_like(
+    self: Any, fill_value: Any = None, value: Any = None, dtype: Any = None, **_: Any
+) -> Any:
+    kind = None if dtype is None else _type(dtype)
+    return np.full_like(self, value if fill_value is None else fill_value, dtype=kind)
 
 
-@_fold("scalar_tensor")
-def _scalar(s: Any, dtype: Any = None, **_: Any) -> Any:
-    return np.asarray(s, _type(dtype))
+@_fold("zeros_like", "empty_like")
+def _zeros_like(self: Any, dtype: Any = None, **_: Any) -> Any:
+    return np.zeros_like(self, dtype=None if dtype is None else _type(dtype))
+
+
+@_fold("ones_like")
+def _ones_like(self: Any, dtype: Any = None, **_: Any) -> Any:
+    return np.ones_like(self, dtype=None if dtype is None else _type(dtype))
+
+
+@_fold("scalar_tensor", "tensor")
+def _scalar(s: Any = None, data: Any = None, dtype: Any = None, **_: Any) -> Any:
+    return np.asarray(data if s is None else s, _type(dtype))
 
 
 @_fold("arange")
@@ -190,20 +257,33 @@ def _triu(self: Any, diagonal: int = 0) -> Any:
     return np.triu(self, diagonal)
 
 
+@_fold("tril_indices")
+def _tril_indices(row: int, col: int, offset: int = 0, **_: Any) -> Any:
+    _bounded([row, col])
+    return np.stack(np.tril_indices(row, offset, col))
+
+
+@_fold("triu_indices")
+def _triu_indices(row: int, col: int, offset: int = 0, **_: Any) -> Any:
+    _bounded([row, col])
+    return np.stack(np.triu_indices(row, offset, col))
+
+
 @_fold("where")
 def _where(condition: Any, self: Any, other: Any) -> Any:
     return np.where(condition, self, other)
 
 
 @_fold("cumsum")
-def _cumsum(self: Any, dim: int, **_: Any) -> Any:
-    return np.cumsum(self, axis=dim, dtype=self.dtype)
+def _cumsum(self: Any, dim: int, dtype: Any = None) -> Any:
+    whole = "i8" if self.dtype.kind in "biu" else self.dtype
+    return np.cumsum(self, axis=dim, dtype=whole if dtype is None else _type(dtype))
 
 
 # -- shapes ------------------------------------------------------------------------------------
 
 
-@_fold("view", "reshape", "_unsafe_view")
+@_fold("view", "reshape", "_unsafe_view", "view_copy", "_reshape_copy")
 def _view(self: Any, size: Any = None, shape: Any = None) -> Any:
     return np.reshape(self, size if size is not None else shape)
 
@@ -229,13 +309,13 @@ def _repeat(self: Any, repeats: Sequence[int]) -> Any:
     return np.tile(self, repeats)
 
 
-@_fold("permute")
+@_fold("permute", "permute_copy")
 def _permute(self: Any, dims: Sequence[int]) -> Any:
     return np.transpose(self, dims)
 
 
-@_fold("transpose")
-def _transpose(self: Any, dim0: int, dim1: int) -> Any:
+@_fold("transpose", "swapaxes", "transpose_copy")
+def _transpose(self: Any, dim0: int = 0, dim1: int = 1) -> Any:
     return np.swapaxes(self, dim0, dim1)
 
 
@@ -252,19 +332,23 @@ def _squeeze(self: Any, dim: Any = None) -> Any:
     return np.squeeze(self, tuple(d for d in dims if self.shape[d] == 1))
 
 
-@_fold("select")
+@_fold("select", "select_copy")
 def _select(self: Any, dim: int, index: int) -> Any:
     return np.take(self, index, axis=dim)
 
 
-@_fold("slice")
-def _slice(self: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
+@_fold("slice", "narrow", "slice_copy")
+def _slice(
+    self: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1, length: Any = None
+) -> Any:
+    if length is not None:
+        end = start + length
     cut: list[Any] = [slice(None)] * self.ndim
     cut[dim] = slice(start, end, step)
     return self[tuple(cut)]
 
 
-@_fold("cat")
+@_fold("cat", "concat")
 def _cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     return np.concatenate(tensors, axis=dim)
 

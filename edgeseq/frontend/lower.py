@@ -1,49 +1,46 @@
-"""From the neutral program to a real Graph over time.
+"""From the neutral program of `torch.export` to a real Graph.
 
-Batch and time are found by propagation: the axes of the inputs are labelled, and every operator's
-lowering says where they lie in its result (`edgeseq.frontend.axes`). Where a recurrent layer reads
-them in the other order than assumed, the assumption is swapped. An operation for which there is no
-lowering, or which would mix time into the features, is collected, and all of them are reported in
-one error.
+A program is read in one of three ways (`edgeseq.frontend.readings`): as a stream over time, as one
+step with its states, or as a window. Batch and time are found by propagation: the axes of the
+inputs are labelled, and every operator's lowering says where they lie in its result
+(`edgeseq.frontend.axes`). An operation for which there is no lowering, or which would mix time into
+the features, is collected, and all of them are reported in one error.
 """
 
 from __future__ import annotations
 
 import importlib
-import math
 import pkgutil
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from edgeseq.errors import GraphError, ModelError, UnsupportedError, UsageError
+from edgeseq.errors import GraphError, ModelError, Problem, UnsupportedError, UsageError
 from edgeseq.frontend import lowerings
-from edgeseq.frontend.advice import advice_for
-from edgeseq.frontend.axes import Atom, LayoutError, Value
-from edgeseq.frontend.context import LOWER, AxisConflict, Context
-from edgeseq.frontend.fold import FOLD, MAX_ELEMENTS
-from edgeseq.frontend.program import Operation, Program, Ref, Symbol, TensorMeta, refs_of
-from edgeseq.ir import Graph, Time, Type, check
+from edgeseq.frontend.axes import LayoutError, Value
+from edgeseq.frontend.context import LOWER, AxisConflict
+from edgeseq.frontend.interpret import DAMAGED, Lost, Lowering, graph_name
+from edgeseq.frontend.options import ImportOptions
+from edgeseq.frontend.pairing import keeps
+from edgeseq.frontend.program import Program
+from edgeseq.frontend.readings import Carried, Lowered, Reading, no_time, readings
+from edgeseq.frontend.reroll import reroll
+from edgeseq.frontend.windows import as_window
+from edgeseq.ir import Graph, check
+from edgeseq.passes.split_states import split_states
 
-__all__ = ["lower", "supported"]
+__all__ = ["lower", "lowered", "supported"]
 
 # Each module registers its lowerings when imported; they are found by their place.
 for _module in pkgutil.iter_modules(lowerings.__path__):
     importlib.import_module(f"{lowerings.__name__}.{_module.name}")
 
-_SUPPORTED = (
-    "supported: nn.RNN, nn.GRU, nn.LSTM, Linear, LayerNorm, BatchNorm, activations, arithmetic, "
-    "concatenation and slices of features, views that keep batch and time apart, y[:, -1]; "
-    "edgeseq.frontend.lower.supported() lists the operators"
-)
-_DAMAGED = "the program contradicts itself: export the model again"
-_NAMESPACES = ("aten", "_operator", "prims")
-_FLOATS = ("float16", "float32", "float64", "bfloat16")
-MAX_OPERATIONS = 5_000
-MAX_FOLDED = 1 << 27
-"""Elements of all computed constants together."""
+_SUPPORTED = "edgeseq.frontend.lower.supported() lists the operators that can be compiled"
+_WORDS = {"step": "one step", "stream": "a stream", "window": "a window"}
+_MAX_OPERATIONS = 5_000
 
 
 def supported() -> list[str]:
@@ -51,339 +48,371 @@ def supported() -> list[str]:
     return sorted(LOWER)
 
 
-@dataclass(frozen=True)
-class _Lost:
-    """Stands for a value that could not be made; the problem is already recorded."""
-
-    problem: int
-
-
 def lower(
-    program: Program, *, name: str, time_axis: int | None = None, batch_axis: int | None = None
+    program: Program,
+    *,
+    name: str,
+    options: ImportOptions | None = None,
+    states: Sequence[Carried] = (),
 ) -> Graph:
-    """Lower `program` to a real Graph over time.
-
-    Args:
-        program: from a reader.
-        name: of the Graph, a C identifier.
-        time_axis: axis of the inputs that is time. If None: found from the recurrent layers, else
-            1 of an input with three or more axes and 0 of one with two.
-        batch_axis: axis that is the batch. If None: found likewise, else the first axis that is
-            not time; an input with two axes has none.
-
-    Returns:
-        A checked Graph. ``meta["axes"]`` says how the tensors of the original model lay, one
-        letter per axis ('B' batch, 'T' time, 'F' features, '1' size one), for inputs and outputs.
+    """Lower `program` to a real Graph: the first reading of `lowered` that can be.
 
     Raises:
         UnsupportedError: operations that cannot be compiled; all are listed.
         ModelError: the program contradicts itself.
         UsageError: `name` is not an identifier, or an axis does not exist.
     """
+    return next(lowered(program, name=name, options=options, states=states)).graph
+
+
+def lowered(
+    program: Program,
+    *,
+    name: str,
+    options: ImportOptions | None = None,
+    states: Sequence[Carried] = (),
+    compared: bool = False,
+) -> Iterator[Lowered]:
+    """Ways to read `program` that can be lowered, the likeliest first; at least one.
+
+    Args:
+        program: from a reader.
+        name: of the Graph, a C identifier.
+        options: axes of time and batch where they are not to be found, window, hop and context.
+        states: inputs and buffers that are carried from call to call.
+        compared: what is yielded will be compared with the model at another length, so a number
+            that equals the example's length may be taken for it.
+
+    Yields:
+        The checked Graph. ``meta["axes"]`` says how the tensors of the original model lay, one
+        letter per axis ('B' batch, 'T' time, 'F' features, '1' size one), for the inputs and
+        outputs of the Graph; ``meta["mode"]`` is 'stream', 'step' or 'window'.
+
+    Raises:
+        UnsupportedError, ModelError, UsageError: as `lower`.
+    """
+    options = options or ImportOptions()
     if not (name.isidentifier() and name.isascii()):
         raise UsageError(
             f"the name {name!r} is not a C identifier", fix="use letters, digits and underscores"
         )
-    swapped = False
-    while True:
+    if len(program.operations) > _MAX_OPERATIONS:
+        raise UnsupportedError(
+            f"has {len(program.operations)} operations",
+            where=program.where,
+            fix="a Python loop is unrolled by the exporter: use nn.RNN, nn.GRU or nn.LSTM, or "
+            "export with fewer frames",
+        )
+    program = reroll(program)
+    first: UnsupportedError | None = None
+    best, reached = (0, 0), [0]
+    found = False
+    conflict: str | None = None
+    for reading in readings(program, states, options):
+        if conflict is not None and not reading.swapped and reading.mode != "step":
+            continue
+        if conflict is None and reading.swapped:
+            continue
+        if compared and reading.mode == "stream" and _is_open(program, reading):
+            reading = replace(reading, open=True)
+        if not compared and reading.mode == "stream":
+            lost = [s for s in states if s.name in program.used() and not keeps(program, s)]
+            if lost:
+                first = first or _not_kept(program, lost)
+                continue
         try:
-            return _Lowering(program, name, time_axis, batch_axis, swapped).run()
+            result = _with_context(program, name, reading, states, options, reached)
         except AxisConflict as e:
-            if swapped or time_axis is not None or batch_axis is not None:
+            if reading.swapped or options.time_axis is not None or options.batch_axis is not None:
                 raise UnsupportedError(
                     f"{e} reads time and batch in another order than the input has them",
                     where=program.where,
                     fix="check batch_first of the recurrent layers, and time_axis and batch_axis",
                 ) from None
-            swapped = True
+            conflict = str(e)
+            continue
+        except UnsupportedError as e:
+            # The likeliest reading is the one that gets furthest with the fewest problems.
+            score = (len(e.problems), -reached[-1] if reached else 0)
+            if first is None or score < best:
+                first, best = e, score
+            continue
+        found = True
+        yield result
+    if not found:
+        raise first or no_time(program)
 
 
-class _Lowering:
+def _not_kept(program: Program, states: Sequence[Carried]) -> UnsupportedError:
+    names = ", ".join(repr(s.label) for s in states)
+    return UnsupportedError(
+        f"passes on {names} in a way that a stream of frames may not keep",
+        where=program.where,
+        fix="export it with one frame, as a step",
+        problems=[
+            ("state", s.label, "is not seen to be what a stream keeps", "export a step of a frame")
+            for s in states
+        ],
+    )
+
+
+def _is_open(program: Program, reading: Reading) -> bool:
+    """Whether the example's length is a size that the model holds nowhere else."""
+    known = {n for a in program.constants.values() for n in np.shape(np.asarray(a))}
+    for name in program.inputs:
+        sizes = program.metas[name].sizes if name in program.metas else ()
+        known |= {n for i, n in enumerate(sizes) if i != reading.time.get(name)}
+    return reading.frames not in known
+
+
+def _with_context(
+    program: Program,
+    name: str,
+    reading: Reading,
+    states: Sequence[Carried],
+    options: ImportOptions,
+    reached: list[int],
+) -> Lowered:
+    """Lower; where the masks of a stream's attention end by themselves, take their width.
+
+    How many operations were lowered before the first problem is added to `reached`.
+    """
+    run = _Run(program, name, reading, states, options)
+    try:
+        return run.result(options.context)
+    except UnsupportedError as e:
+        reached.append(run.reached)
+        if options.context is not None or not run.attends or reading.mode != "stream":
+            raise
+        error = e
+    probe = _Run(program, name, reading, states, options)
+    try:
+        result = probe.result(max(reading.frames, 1))
+    except UnsupportedError:
+        raise error from None
+    bands = probe.bands
+    if not bands or not all(bands):
+        raise error
+    if max(bands) == reading.frames:
+        return result
+    return _Run(program, name, reading, states, options).result(max(bands))
+
+
+class _Run:
+    """One lowering of a program, read in one way."""
+
     def __init__(
         self,
         program: Program,
         name: str,
-        time_axis: int | None,
-        batch_axis: int | None,
-        swapped: bool,
+        reading: Reading,
+        states: Sequence[Carried],
+        options: ImportOptions,
     ) -> None:
-        self.program = program
-        self.time_axis, self.batch_axis, self.swapped = time_axis, batch_axis, swapped
+        self.program, self.reading, self.options = program, reading, options
         self.graph = Graph(name)
-        self.context = Context(self.graph, program.used())
-        self.env: dict[str, Any] = {**program.constants, **program.numbers}
-        self.views: dict[str, set[str]] = {}
-        self.problems: list[str] = []
-        self.folded = 0
+        # A state that nothing reads is none, and its output no answer.
+        used = program.used()
+        self.states = [s for s in states if s.name in used]
+        self.carried = {s.index for s in states}
+        self.attends, self.reached = False, 0
+        self.bands: list[int] = []
 
-    def run(self) -> Graph:
-        layouts = {"inputs": [self._input(n) for n in self.program.inputs], "outputs": []}
-        if len(self.program.operations) > MAX_OPERATIONS:
-            raise UnsupportedError(
-                f"has {len(self.program.operations)} operations",
-                where=self.program.where,
-                fix="a Python loop is unrolled by the exporter: use nn.RNN, nn.GRU or nn.LSTM",
-            )
-        for op in self.program.operations:
-            self._operation(op)
-        lost = False
-        for i, arg in enumerate(self.program.outputs):
-            value = self._resolve(arg) if arg is not None else None
-            if isinstance(value, _Lost):
-                lost = True
-            elif isinstance(value, Value):
-                layouts["outputs"].append(self._output(value, i))
-                lost = lost or not layouts["outputs"][-1]
-            elif value is not None:
-                lost = True
-                self.problems.append(f"output {i} does not depend on the input: do not return it")
-        self._check_length()
-        if lost:
-            self._report()
+    def result(self, context: int | None) -> Lowered:
+        """The Graph, its axes and states.
+
+        Raises:
+            UnsupportedError: what cannot be compiled, all of it.
+        """
+        low = Lowering(self.program, self.graph, context=context, mode=self.reading.mode)
+        low.c.frames = self.reading.frames if self.reading.open else 0
+        low.bind(self.reading, self.states)
+        low.run()
+        self.attends, self.bands, self.reached = low.c.unlimited, low.c.bands, low.reached
+        problems: list[Problem] = list(low.problems)
+        outputs, layouts = self._outputs(low, problems)
+        lost = len(outputs) < len(self._answers())
+        if self.reading.mode != "stream":
+            for state in self.states:
+                lost = not self._carry(low, state, problems) or lost
+        if lost or (problems and not outputs):
+            raise self._unsupported(problems)
         if not self.graph.outputs:
             raise ModelError("has no output", where=self.program.where, fix="return a tensor")
         self.graph.prune()
-        self.graph.meta = {"source": "torch.export", "axes": layouts}
+        ports = self._drop_unread(low)
+        self._describe(ports, layouts)
         try:
             check(self.graph, after="lower")
         except GraphError as e:
             where = f"{self.program.where}: {e.where}"
-            raise ModelError(e.what, where=where, fix=_DAMAGED) from None
-        return self.graph
+            raise ModelError(e.what, where=where, fix=DAMAGED) from None
+        graph = self.graph
+        if self.reading.mode != "stream":
+            graph = split_states(graph)
+        whole = graph
+        if self.reading.mode == "window":
+            graph = self._windowed(graph, ports)
+        self._name_states(graph)
+        if low.c.notes:
+            graph.meta["notes"] = list(low.c.notes)
+        return Lowered(graph, whole, self.reading, ports, outputs, low.c.context, self.states)
 
-    def _report(self) -> None:
-        count = len(self.problems)
+    # -- outputs and states ----------------------------------------------------------------
+
+    def _answers(self) -> list[int]:
+        """Numbers of the outputs that are not states and not None; all, where all are states."""
+        given = [i for i, out in enumerate(self.program.outputs) if out is not None]
+        return [i for i in given if i not in self.carried] or given
+
+    def _outputs(self, low: Lowering, problems: list[Problem]) -> tuple[list[int], list[str]]:
+        made: list[int] = []
+        layouts: list[str] = []
+        for i in self._answers():
+            value = low.resolve(self.program.outputs[i])
+            if isinstance(value, Lost):
+                continue
+            label = f"output {i}"
+            try:
+                if not isinstance(value, Value):
+                    raise LayoutError("does not depend on the input", "do not return it")
+                value = low.c.real(value)
+                layout = value.layout
+                if "?" in layout:
+                    raise LayoutError(
+                        "merges batch, time or features into one axis",
+                        "return it with axes of their own",
+                    )
+            except LayoutError as e:
+                problems.append(("output", label, e.what, e.fix))
+                continue
+            if not self.graph.types[value.name].shape:
+                shaped = self.graph.add_node(
+                    "reshape", [value.name], name=f"output{i}.frame", shape=(1,)
+                )
+                value = replace(value, name=shaped)
+            self.graph.outputs.append(value.name)
+            made.append(i)
+            layouts.append(layout)
+        return made, layouts
+
+    def _carry(self, low: Lowering, state: Carried, problems: list[Problem]) -> bool:
+        """Let what the program makes of a state be the state after the step."""
+        value = low.resolve(state.output)
+        held = low.held.get(state.name)
+        if isinstance(value, Lost):
+            return False
+        if held is None:  # nothing reads it
+            return True
+        graph = self.graph
+        try:
+            if not isinstance(value, Value):
+                name = low.c.const(np.broadcast_to(value, state.init.shape), "state")
+                sizes: tuple[int, ...] = state.init.shape
+            else:
+                value = low.c.real(value)
+                name, sizes = value.name, value.sizes
+            if tuple(sizes) != state.init.shape:
+                raise LayoutError(
+                    f"is {list(state.init.shape)} before the call and {list(sizes)} after it",
+                    "a state keeps its shape: keep a fixed number of frames",
+                )
+        except LayoutError as e:
+            problems.append(("state", state.label, e.what, e.fix))
+            return False
+        shape = graph.types[held].shape
+        made = {v for node in graph.nodes for v in node.outputs}
+        if graph.types[name].shape != shape or name not in made:
+            name = graph.add_node("reshape", [name], name=f"{held}.next", shape=shape)
+        graph.set_state(held, name)
+        return True
+
+    def _drop_unread(self, low: Lowering) -> list[str]:
+        """Remove inputs that nothing reads; returns the program's names of the others."""
+        graph = self.graph
+        read = {v for n in graph.nodes for v in n.inputs} | set(graph.outputs)
+        read |= {s.output for s in graph.states}
+        ports = []
+        for name in self.program.inputs:
+            port = low.ports.get(name)
+            if port is None:
+                continue
+            if port in read:
+                ports.append(name)
+                continue
+            graph.inputs.remove(port)
+            del graph.types[port]
+            low.c.note(f"does not read its input {name!r}: it is left out")
+        for s in [s for s in graph.states if s.input not in read]:
+            graph.states.remove(s)
+            del graph.types[s.input]
+        graph.prune()
+        return ports
+
+    # -- what is known of it ---------------------------------------------------------------
+
+    def _describe(self, ports: Sequence[str], outputs: Sequence[str]) -> None:
+        reading = self.reading
+        self.graph.meta = {
+            "source": "torch.export",
+            "mode": reading.mode,
+            "axes": {
+                "inputs": [reading.layout(self.program, n) for n in ports],
+                "outputs": list(outputs),
+            },
+        }
+
+    def _name_states(self, graph: Graph) -> None:
+        """`meta["states"]`: how the states of the model were recognised, for people."""
+        known = {}
+        for s in graph.states:
+            state = next((c for c in self.states if s.name.startswith(graph_name(c.label))), None)
+            if state is not None:
+                known[s.name] = {"input": state.label, "output": state.target, "how": state.how}
+        if known:
+            graph.meta["states"] = known
+
+    def _windowed(self, graph: Graph, ports: Sequence[str]) -> Graph:
+        window, hop = self.options.window, self.options.step
+        assert window is not None and hop is not None
+        if self.states and hop != window:
+            raise UnsupportedError(
+                "carries a state, which overlapping windows would feed the same frames twice",
+                where=self.program.where,
+                fix="give a hop equal to the window, or compile it as a stream",
+            )
+        plans: dict[str, Any] = {}
+        axes: dict[str, int] = {}
+        for port, name in zip(graph.inputs, ports, strict=True):
+            time = self.reading.time.get(name)
+            if time is not None:
+                plans[port] = self.reading.plan(self.program, name)
+                axes[port] = time
+        return as_window(graph, window, hop, axes, plans)
+
+    def _unsupported(self, found: Sequence[Problem]) -> UnsupportedError:
+        problems = _distinct(found)
+        count = len(problems)
         head = "an operation cannot" if count == 1 else f"{count} operations cannot"
-        raise UnsupportedError(
-            f"{head} be compiled:\n" + "\n".join(f"  - {p}" for p in self.problems),
+        lines = []
+        for op, where, why, fix in problems:
+            place = f" in {where!r}" if where else ""
+            lines.append(f"  - {op}{place}: {why}" + (f"; {fix}" if fix else ""))
+        return UnsupportedError(
+            f"read as {_WORDS[self.reading.mode]}, {head} be compiled:\n" + "\n".join(lines),
             where=self.program.where,
             fix=_SUPPORTED,
+            problems=problems,
         )
 
-    # -- inputs and outputs ----------------------------------------------------------------
 
-    def _input(self, name: str) -> str:
-        meta = self.program.metas.get(name)
-        if meta is None:
-            raise ModelError(
-                f"input {name!r} has no description", where=self.program.where, fix=_DAMAGED
-            )
-        if meta.dtype not in _FLOATS:
-            self.problems.append(
-                f"input {name!r} is {meta.dtype}: pass float frames (embed indices beforehand)"
-            )
-            self.env[name] = _Lost(len(self.problems))
-            return ""
-        batch, time = self._axes_of(name, meta)
-        axes = []
-        for i, size in enumerate(meta.sizes):
-            if not 1 <= size <= 1 << 24:
-                raise ModelError(
-                    f"input {name!r} has size {size}",
-                    where=self.program.where,
-                    fix="axes have 1 to 2^24 elements",
-                )
-            axes.append((Atom("B" if i == batch else "T" if i == time else "F", size),))
-        value = Value("", tuple(axes))
-        if math.prod(value.frame) > 1 << 20:
-            raise ModelError(
-                f"a frame of input {name!r} has {math.prod(value.frame)} elements",
-                where=self.program.where,
-                fix="frames have at most 2^20 elements; check time_axis and batch_axis",
-            )
-        graph_name = self.graph.add_input(_ascii(name), Type(value.frame, time=Time()))
-        self.env[name] = Value(graph_name, value.axes)
-        return value.layout
-
-    def _axes_of(self, name: str, meta: TensorMeta) -> tuple[int | None, int]:
-        """Batch axis (None: there is none) and time axis of an input."""
-        rank = len(meta.sizes)
-        for what, axis in (("time_axis", self.time_axis), ("batch_axis", self.batch_axis)):
-            if axis is not None and not -rank <= axis < rank:
-                raise UsageError(f"{what} {axis}: input {name!r} has {rank} axes")
-        time = None if self.time_axis is None else self.time_axis % rank
-        batch = None if self.batch_axis is None else self.batch_axis % rank
-        if rank == 0 or (rank == 1 and time is None):
-            raise UsageError(
-                f"input {name!r} has {rank} axes", fix="pass sequences: [batch, time, features]"
-            )
-        if rank < 3 and batch is None:
-            time = 0 if time is None else time
-        elif time is None:
-            first, second = (1, 0) if self.swapped else (0, 1)
-            if batch is None:
-                batch, time = first, second
-            else:
-                time = 0 if batch else 1
-        elif batch is None:
-            batch = 0 if time else 1
-        if batch == time:
-            raise UsageError(f"time and batch are both axis {time}")
-        return batch, time
-
-    def _output(self, value: Value, index: int) -> str:
-        try:
-            value = self.context.real(value)
-            layout = value.layout
-        except LayoutError as e:
-            self.problems.append(f"output {index}: {_sentence(e)}")
-            return ""
-        if "?" in layout:
-            self.problems.append(
-                f"output {index} merges batch, time or features into one axis: "
-                "return it with axes of their own"
-            )
-            return ""
-        self.graph.outputs.append(value.name)
-        return layout
-
-    def _check_length(self) -> None:
-        for name in self.program.inputs:
-            value = self.env[name]
-            if isinstance(value, Value):
-                for axis in value.axes:
-                    if axis and axis[0] == Atom("T", 1):
-                        raise ModelError(
-                            f"input {name!r} was exported with one frame, which does not show "
-                            "where time goes",
-                            where=self.program.where,
-                            fix="export with an example of at least 2 frames (16 is a good length)",
-                        )
-
-    # -- operations ------------------------------------------------------------------------
-
-    def _resolve(self, arg: Any) -> Any:
-        if isinstance(arg, Ref):
-            if arg.name not in self.env:
-                raise ModelError(
-                    f"value {arg.name[:80]!r} is read before it is defined",
-                    where=self.program.where,
-                    fix=_DAMAGED,
-                )
-            return self.env[arg.name]
-        if isinstance(arg, list):
-            return [self._resolve(a) for a in arg]
-        return arg
-
-    def _operation(self, op: Operation) -> None:
-        if op.base in _CHECKS and not any(op.outputs):
-            return
-        args = {k: self._resolve(a) for k, a in op.args.items()}
-        lost = next(_find(args.values(), _Lost), None)
-        if lost is not None:
-            self._bind(op, [lost] * len(op.outputs))
-            return
-        moving = next(_find(args.values(), Value), None) is not None
-        try:
-            if op.in_place:
-                self._check_in_place(op)
-            results = self._lowered(op, args) if moving else self._folded(op, args)
-        except LayoutError as e:
-            self._lose(op, f"{op}: {_sentence(e)}")
-            return
-        except GraphError as e:
-            self._lose(op, f"{op}: {e.what}")
-            return
-        except (
-            ArithmeticError,
-            AttributeError,
-            IndexError,
-            KeyError,
-            TypeError,
-            ValueError,
-        ) as e:
-            # The lowerings trust the schema of the operators; a damaged file does not keep to it.
-            text = str(e).splitlines()[0] if str(e) else type(e).__name__
-            self._lose(op, f"{op}: arguments that do not fit the operator ({text[:120]})")
-            return
-        self._bind(op, results if isinstance(results, list) else [results])
-
-    def _lose(self, op: Operation, problem: str) -> None:
-        self.problems.append(problem)
-        self._bind(op, [_Lost(len(self.problems))] * len(op.outputs))
-
-    def _lowered(self, op: Operation, args: dict[str, Any]) -> Any:
-        fn = LOWER.get(op.base) if op.target.split(".")[0] in _NAMESPACES else None
-        if fn is None:
-            raise LayoutError(*advice_for(op.base))
-        self._refuse_symbols(args)
-        self.context.op = op
-        return fn(self.context, **args)
-
-    def _folded(self, op: Operation, args: dict[str, Any]) -> Any:
-        fn = FOLD.get(op.base) if op.target.split(".")[0] in _NAMESPACES else None
-        if fn is None:
-            raise LayoutError("has no rule for constants", advice_for(op.base)[1])
-        symbolic = next(_find(args.values(), Symbol), None) is not None
-        if op.target.startswith("_operator.") and symbolic:
-            return Symbol(fn(**args))
-        self._refuse_symbols(args)
-        with np.errstate(all="ignore"):
-            result = fn(**args)
-        for r in result if isinstance(result, list) else [result]:
-            # Broadcast views cost nothing; what will be stored is bounded here.
-            self.folded += int(np.size(r))
-            if np.size(r) > MAX_ELEMENTS or self.folded > MAX_FOLDED:
-                raise LayoutError("the model's constants are too large to be computed")
-        return result
-
-    @staticmethod
-    def _refuse_symbols(args: dict[str, Any]) -> None:
-        """Sizes stand in lists (of a view or a constant); anywhere else they fix the length."""
-        if any(isinstance(a, Symbol) for a in args.values()):
-            raise LayoutError(
-                "computes with the length or the batch of the input", "use a constant instead"
-            )
-
-    def _bind(self, op: Operation, results: list[Any]) -> None:
-        if len(results) < len(op.outputs):
-            raise ModelError(
-                f"{op} defines {len(op.outputs)} values", where=self.program.where, fix=_DAMAGED
-            )
-        for name, result in zip(op.outputs, results, strict=False):
-            if name:
-                self.env[name] = result
-        tensors = [r.name for a in op.args.values() for r in refs_of(a)]
-        if op.in_place and tensors:
-            self.env[tensors[0]] = results[0]
-        elif op.base in _ALIASING:
-            group = set(tensors) | set(op.outputs)
-            for name in list(group):
-                group |= self.views.get(name, set())
-            for name in group:
-                self.views[name] = group
-
-    def _check_in_place(self, op: Operation) -> None:
-        tensor = next((r.name for a in op.args.values() for r in refs_of(a)), "")
-        if len(self.views.get(tensor, ())) > 1:
-            raise LayoutError(
-                "writes into a view of another tensor",
-                "save exported.run_decompositions({}), which has no in-place operations",
-            )
-
-
-# Operators whose result shares memory with their input.
-_ALIASING = frozenset(
-    {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "transpose", "permute", "t"}
-    | {"select", "slice", "narrow", "expand", "alias", "detach", "contiguous", "split", "chunk"}
-    | {"unbind", "split_with_sizes", "dropout", "to", "movedim"}
-)
-
-# Assertions about sizes that the exporter adds; they compute nothing.
-_CHECKS = frozenset({"_assert_scalar", "_assert_async", "_assert_tensor_metadata"})
-
-
-def _find(values: Iterable[Any], kind: type) -> Any:
-    for v in values:
-        if isinstance(v, kind):
-            yield v
-        elif isinstance(v, list):
-            yield from _find(v, kind)
-
-
-def _sentence(e: LayoutError) -> str:
-    return f"{e.what}; {e.fix}" if e.fix else e.what
-
-
-def _ascii(name: str) -> str:
-    return "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)[:60]
+def _distinct(problems: Sequence[Problem]) -> list[Problem]:
+    """Problems that differ by more than a number: an unrolled loop has one many times."""
+    groups: dict[tuple[str, str, str], list[Problem]] = {}
+    for p in problems:
+        groups.setdefault((p[0], p[1], re.sub(r"\d+", "#", p[2])), []).append(p)
+    out = []
+    for (op, where, _), alike in groups.items():
+        more = f" ({len(alike)} such)" if len(alike) > 1 else ""
+        out.append((op, where, alike[0][2] + more, alike[0][3]))
+    return out

@@ -5,13 +5,13 @@ Readers produce it, `lower` consumes it. It holds no torch object and nothing th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy.typing as npt
 
-__all__ = ["Operation", "Program", "Ref", "Symbol", "TensorMeta", "refs_of"]
+__all__ = ["Operation", "Program", "Ref", "Symbol", "TensorMeta", "ValueInfo", "refs_of", "renamed"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,22 @@ class TensorMeta:
     dtype: str
 
 
+@dataclass(frozen=True)
+class ValueInfo:
+    """What a file says of a value, unchecked.
+
+    Attributes:
+        name: of the value.
+        dtype: element type: 'float32', 'bfloat16', 'int4', ...
+        shape: a number, the name of a symbolic size, or None where it is unknown, for each axis;
+            None where not even their number is known.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+
+
 @dataclass
 class Operation:
     """One call of an operator.
@@ -43,7 +59,7 @@ class Operation:
     Attributes:
         target: operator as the exporter spells it, e.g. 'aten.add.Tensor'.
         args: by the names of the operator's schema; values are `Ref`, lists of them, numbers,
-            strings or None.
+            strings, arrays, nested `Program`s (bodies of loops and branches) or None.
         outputs: names it defines; an operator with several results has several.
         path: of the module that called it, '' for the outermost.
         leaf: True where that module is one of `torch.nn`'s own.
@@ -85,6 +101,12 @@ class Program:
         metas: of inputs and of whatever else the exporter described.
         numbers: values of symbolic sizes in the example.
         where: the file or module, for messages.
+        declared: what the file says of inputs, outputs and other values whose sizes may be open.
+        buffers: constants that are the model's buffers, which it may write to.
+        written: what a buffer holds after a call, by its name; the rest keep what they hold.
+
+    The body of a loop or a branch is a Program too. It may read names that only the program around
+    it defines (`free`); a name stands for one value in all programs of a file.
     """
 
     inputs: list[str]
@@ -94,17 +116,52 @@ class Program:
     metas: dict[str, TensorMeta]
     numbers: dict[str, Symbol] = field(default_factory=dict)
     where: str = "model"
+    declared: dict[str, ValueInfo] = field(default_factory=dict)
+    buffers: set[str] = field(default_factory=set)
+    written: dict[str, Any] = field(default_factory=dict)
 
     def used(self) -> set[str]:
-        """Names that an operation or an output reads."""
+        """Names that an operation, a nested program or an output reads."""
         names = {r.name for op in self.operations for a in op.args.values() for r in refs_of(a)}
-        return names | {r.name for out in self.outputs for r in refs_of(out)}
+        outputs = [*self.outputs, *self.written.values()]
+        return names | {r.name for out in outputs for r in refs_of(out)}
+
+    def free(self) -> set[str]:
+        """Names that it reads and does not define: those of the program around it."""
+        defined = {name for op in self.operations for name in op.outputs}
+        return self.used() - defined - set(self.inputs) - set(self.constants) - set(self.numbers)
 
 
 def refs_of(arg: Any) -> Iterator[Ref]:
-    """Every `Ref` in an argument, lists included."""
+    """Every `Ref` in an argument, lists included; of a nested program, those from outside it."""
     if isinstance(arg, Ref):
         yield arg
+    elif isinstance(arg, Program):
+        yield from (Ref(name) for name in sorted(arg.free()))
     elif isinstance(arg, list | tuple):
         for item in arg:
             yield from refs_of(item)
+
+
+def renamed(program: Program, names: Mapping[str, str]) -> Program:
+    """`program` with other names for some of its inputs; a name that is taken stays."""
+    taken = {o for op in program.operations for o in op.outputs} | set(program.constants)
+    table = {a: b for a, b in names.items() if b not in taken and a in program.inputs}
+
+    def put(arg: Any) -> Any:
+        if isinstance(arg, Ref):
+            return Ref(table.get(arg.name, arg.name))
+        if isinstance(arg, list):
+            return [put(a) for a in arg]
+        return arg
+
+    return replace(
+        program,
+        inputs=[table.get(n, n) for n in program.inputs],
+        operations=[
+            replace(op, args={k: put(a) for k, a in op.args.items()}) for op in program.operations
+        ],
+        outputs=[put(o) for o in program.outputs],
+        metas={table.get(n, n): m for n, m in program.metas.items()},
+        written={table.get(n, n): put(o) for n, o in program.written.items()},
+    )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,18 @@ import numpy.typing as npt
 from edgeseq.errors import ModelError, UnsupportedError
 from edgeseq.frontend._archive import Archive
 from edgeseq.frontend._json import Json
+from edgeseq.frontend.functional import functional
 from edgeseq.frontend.lower import lower
-from edgeseq.frontend.program import Operation, Program, Ref, Symbol, TensorMeta
+from edgeseq.frontend.options import ImportOptions
+from edgeseq.frontend.pairing import check_values, pair_states, written_states
+from edgeseq.frontend.program import Operation, Program, Ref, Symbol, TensorMeta, refs_of
+from edgeseq.frontend.reroll import LOOP, Collected, Loop
 from edgeseq.ir import Graph
 
 __all__ = ["load_pt2", "read_program"]
 
 SCHEMA_MAJOR = 8
+_MAX_GRAPHS = 200
 
 # Element types of the schema (torch/_export/serde/schema.py, ScalarType) that have a numpy type.
 _DTYPES: dict[int, str] = {
@@ -42,7 +48,7 @@ _DTYPES: dict[int, str] = {
     8: "float64",
     12: "bool",
 }
-_BFLOAT16 = 13
+_FLOAT16, _BFLOAT16 = 6, 13
 _STRIDED = 7
 
 
@@ -50,27 +56,44 @@ def load_pt2(
     path: str | Path,
     *,
     name: str | None = None,
+    options: ImportOptions | None = None,
     time_axis: int | None = None,
     batch_axis: int | None = None,
 ) -> Graph:
-    """Read a saved exported model into a real Graph over time, running nothing from the file.
+    """Read a saved exported model into a real Graph, running nothing from the file.
 
     Args:
         path: a file written by `torch.export.save`.
         name: of the Graph, a C identifier; made from the file's name if None.
-        time_axis, batch_axis: axes of the sequence inputs; found from the recurrent layers (else
-            batch 0, time 1) if None. See `edgeseq.frontend.lower.lower`.
+        options: axes, states, window, context; `values` are what states begin with.
+        time_axis, batch_axis: of `options`, for short.
+
+    Returns:
+        A Graph over time; or a step where the file passes states in and out (or writes its
+        buffers) and was exported with one frame.
 
     Raises:
         ModelError: the file is missing, damaged, or not what `torch.export.save` writes.
         UnsupportedError: it holds operations that cannot be compiled (all are listed).
+        UsageError: `options` name what the model does not have.
     """
-    path = Path(path)
+    path, options = Path(path), options or ImportOptions()
+    if time_axis is not None or batch_axis is not None:
+        options = replace(
+            options,
+            time_axis=options.time_axis if time_axis is None else time_axis,
+            batch_axis=options.batch_axis if batch_axis is None else batch_axis,
+        )
     if name is None:
         name = re.sub(r"\W", "_", path.name.split(".")[0], flags=re.ASCII) or "model"
         name = name if not name[0].isdigit() else f"m{name}"
     program = read_program(path)
-    return lower(program, name=name, time_axis=time_axis, batch_axis=batch_axis)
+    states = [
+        *pair_states(program, options.states, options.values, options),
+        *written_states(program),
+    ]
+    check_values(program, options.values, states)
+    return lower(program, name=name, options=options, states=states)
 
 
 def read_program(source: str | Path | bytes, *, where: str | None = None) -> Program:
@@ -105,6 +128,9 @@ class _Reader:
         self._storages: dict[str, bytes] = {}
         self._tensors: dict[tuple[Any, ...], npt.NDArray[Any]] = {}
         self._room = max(8 * archive.size, 64 << 20)
+        self._buffers: set[str] = set()
+        self._written: dict[str, Any] = {}
+        self._names: dict[str, str] = {}
 
     @staticmethod
     def _not_ours(archive: Archive, models: list[str]) -> ModelError:
@@ -118,18 +144,6 @@ class _Reader:
                 "was saved by an older torch, whose files hold pickles",
                 where=archive.where,
                 fix="save it again with torch 2.13",
-            )
-        if any(n.endswith("constants.pkl") or "/code/" in n for n in names):
-            return UnsupportedError(
-                "is a TorchScript archive, which holds code",
-                where=archive.where,
-                fix="save the model with torch.export.save(torch.export.export(model, (example,)))",
-            )
-        if any(n.endswith("/data.pkl") for n in names):
-            return UnsupportedError(
-                "is a pickled checkpoint (torch.save), which can run code and holds no program",
-                where=archive.where,
-                fix="save the model with torch.export.save(torch.export.export(model, (example,)))",
             )
         return archive.damaged("it has no models/*.json")
 
@@ -147,12 +161,14 @@ class _Reader:
             )
         graph = top["graph_module"]["graph"]
         numbers = {k: Symbol(_sym_int(v)) for k, v in graph["sym_int_values"].items()}
-        metas = {k: _meta(v) for k, v in graph["tensor_values"].items()}
+        metas = _metas(graph)
         signature = top["graph_module"]["signature"]
         inputs, constants = self._inputs(signature["input_specs"])
         outputs = self._outputs(signature["output_specs"])
-        operations = [_operation(n) for n in graph["nodes"].elements()]
-        return Program(inputs, constants, operations, outputs, metas, numbers, self.where)
+        operations = _Operations(metas, numbers).of(graph["nodes"])
+        program = Program(inputs, constants, operations, outputs, metas, numbers, self.where)
+        program.buffers, program.written = self._buffers, self._written
+        return functional(program)
 
     def _inputs(self, specs: Json) -> tuple[list[str], dict[str, Any]]:
         weights = self._payloads("weights")
@@ -176,6 +192,8 @@ class _Reader:
                 key = body["buffer_name"].text()
                 table = weights if key in weights else tensors
                 constants[body["arg"]["name"].text()] = self._tensor(table, key)
+                self._buffers.add(body["arg"]["name"].text())
+                self._names[key] = body["arg"]["name"].text()
             elif kind == "tensor_constant":
                 key = body["tensor_constant_name"].text()
                 constants[body["arg"]["name"].text()] = self._tensor(tensors, key)
@@ -195,15 +213,16 @@ class _Reader:
             if kind == "user_output":
                 outputs.append(_argument(body["arg"]))
             elif kind == "buffer_mutation":
+                key = body["buffer_name"].text()
+                if key not in self._names:
+                    raise self.archive.damaged(f"buffer {key[:120]!r} is missing")
+                self._written[self._names[key]] = Ref(body["arg"]["name"].text())
+            elif kind == "user_input_mutation":
+                self._written[body["user_input_name"].text()] = Ref(body["arg"]["name"].text())
+            elif kind == "parameter_mutation":
                 raise self._unsupported(
-                    f"the model writes its buffer {body['buffer_name'].text()!r}",
-                    "keep state in a recurrent layer (nn.RNN, nn.GRU, nn.LSTM), and call eval() "
-                    "before exporting",
-                )
-            elif kind in ("user_input_mutation", "parameter_mutation"):
-                raise self._unsupported(
-                    "the model writes to its input or a parameter",
-                    "use the operation that returns a new tensor",
+                    "the model writes to a parameter",
+                    "keep what changes in a buffer (register_buffer)",
                 )
             else:
                 raise self._unsupported(f"an output of kind {kind!r}", "export for inference")
@@ -289,7 +308,8 @@ def _strided(
     )
     if code == _BFLOAT16:
         return (view.astype(np.uint32) << 16).view(np.float32).reshape(sizes)
-    array = np.array(view, dtype=_DTYPES[code])
+    # Half precision is kept as float32, of which it is a part.
+    array = np.array(view, dtype="float32" if code == _FLOAT16 else _DTYPES[code])
     if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
         raise ModelError("holds NaN or infinity", where=where, fix="check the training")
     return array
@@ -321,11 +341,135 @@ def _meta(value: Json) -> TensorMeta:
     return TensorMeta(sizes, "bfloat16" if code == _BFLOAT16 else _DTYPES.get(code, f"type {code}"))
 
 
-def _operation(node: Json) -> Operation:
-    target = node["target"].text()[:200].removeprefix("torch.ops.")
-    args: dict[str, Any] = {}
-    for i, item in enumerate(node["inputs"].elements()):
-        args[item["name"].text() or f"arg{i}"] = _argument(item["arg"])
+def _metas(graph: Json) -> dict[str, TensorMeta]:
+    return {k: _meta(v) for k, v in graph["tensor_values"].items()}
+
+
+class _Operations:
+    """Reads the nodes of a graph; what torch wraps into a graph of its own is written out."""
+
+    def __init__(self, metas: dict[str, TensorMeta], numbers: dict[str, Symbol]) -> None:
+        self.metas, self.numbers = metas, numbers
+        self.made: list[Operation] = []
+        self.graphs = 0
+
+    def of(self, nodes: Json) -> list[Operation]:
+        """The operations of the outermost graph."""
+        for node in nodes.elements():
+            self._node(node, {}, 0)
+        return self.made
+
+    def _node(self, node: Json, names: dict[str, Any], depth: int) -> None:
+        target = node["target"].text()[:200].removeprefix("torch.ops.")
+        inputs = node["inputs"].elements()
+        path, leaf = _module(node["metadata"].get("nn_module_stack"))
+        outputs = tuple(self._fresh(n, names, depth) for n in _outputs(node))
+        if target.startswith("higher_order."):
+            args = [item["arg"] for item in inputs]
+            self._wrapped(target, args, outputs, names, depth, path)
+            return
+        named = {
+            item["name"].text() or f"arg{i}": _renamed(_argument(item["arg"]), names)
+            for i, item in enumerate(inputs)
+        }
+        self.made.append(Operation(target, named, outputs, path, leaf))
+
+    @staticmethod
+    def _fresh(name: str, names: dict[str, Any], depth: int) -> str:
+        """A name in the whole program of one that an inner graph defines."""
+        if not depth or not name:
+            return name
+        names[name] = Ref(f"{name}@{depth}")
+        return f"{name}@{depth}"
+
+    def _wrapped(
+        self,
+        target: str,
+        args: list[Json],
+        outputs: tuple[str, ...],
+        names: dict[str, Any],
+        depth: int,
+        path: str,
+    ) -> None:
+        kind = target.split(".")[1]
+        graphs = [i for i, a in enumerate(args) if a.union()[0] == "as_graph"]
+        if kind not in ("wrap_with_set_grad_enabled", "wrap_with_autocast", "scan") or not graphs:
+            refs = [
+                r for a in args if a.union()[0] in ("as_tensor", "as_tensors")
+                for r in refs_of(_renamed(_argument(a), names))
+            ]  # fmt: skip
+            self.made.append(Operation(target, {"operands": refs}, outputs, path, False))
+            return
+        self.graphs += 1
+        if self.graphs > _MAX_GRAPHS:
+            raise args[0].wrong(f"at most {_MAX_GRAPHS} graphs")
+        graph = args[graphs[0]].union()[1]["graph"]
+        inner = self.graphs
+        known = [i["as_tensor"]["name"].text() for i in graph["inputs"].elements()]
+        self.metas.update({f"{k}@{inner}": v for k, v in _metas(graph).items()})
+        if kind == "scan":
+            self._scan(args, graph, known, outputs, names, inner, path)
+            return
+        given = [_renamed(_argument(a), names) for a in args[graphs[0] + 1 :]]
+        table: dict[str, Any] = dict(zip(known, given, strict=False))
+        results = self._inside(graph, table, inner)
+        for name, result in zip(outputs, results, strict=False):
+            if name:
+                alias = Operation("aten.alias.default", {"self": result}, (name,), path)
+                self.made.append(alias)
+
+    def _inside(self, graph: Json, table: dict[str, Any], inner: int) -> list[Any]:
+        for node in graph["nodes"].elements():
+            self._node(node, table, inner)
+        return [_renamed(_argument(o), table) for o in graph["outputs"].elements()]
+
+    def _scan(
+        self,
+        args: list[Json],
+        graph: Json,
+        known: list[str],
+        outputs: tuple[str, ...],
+        names: dict[str, Any],
+        inner: int,
+        path: str,
+    ) -> None:
+        """torch's `scan`: (carry, x, more) -> (carry, y), over the first axis of the xs."""
+        init, xs = (_renamed(_argument(a), names) for a in args[1:3])
+        more = _renamed(_argument(args[3]), names) if len(args) > 3 else []
+        table: dict[str, Any] = {n: Ref(f"{n}@{inner}") for n in known[: len(init) + len(xs)]}
+        table.update(zip(known[len(init) + len(xs) :], more, strict=True))
+        outer, self.made = self.made, []
+        results = self._inside(graph, table, inner)
+        body, self.made = self.made, outer
+        carries = [f"{n}@{inner}" for n in known[: len(init)]]
+        elements = [f"{n}@{inner}" for n in known[len(init) : len(init) + len(xs)]]
+        sizes = self.metas[xs[0].name].sizes if xs and xs[0].name in self.metas else ()
+        if not sizes or any(not isinstance(r, Ref) for r in results):
+            raise args[2].wrong("sequences")
+        program = Program(
+            [*elements, *carries], {}, body, results[: len(init)], self.metas, self.numbers
+        )
+        collected = [
+            Collected(name, result, "last" if i < len(init) else "stack")
+            for i, (name, result) in enumerate(zip(outputs, results, strict=True))
+            if name
+        ]
+        loop = Loop([(x, 0, False) for x in xs], program, init, collected, [], sizes[0], False)
+        reads = [*refs_of(init), *xs, *refs_of(more)]
+        self.made.append(
+            Operation(LOOP, {"loop": loop, "reads": reads}, tuple(c.name for c in collected), path)
+        )
+
+
+def _renamed(arg: Any, names: dict[str, Any]) -> Any:
+    if isinstance(arg, Ref):
+        return names.get(arg.name, arg)
+    if isinstance(arg, list):
+        return [_renamed(a, names) for a in arg]
+    return arg
+
+
+def _outputs(node: Json) -> list[str]:
     outputs: list[str] = []
     for out in node["outputs"].elements():
         kind, body = out.union()
@@ -339,8 +483,7 @@ def _operation(node: Json) -> Operation:
             outputs.append("")
         else:
             raise out.wrong("an output of an operation")
-    path, leaf = _module(node["metadata"].get("nn_module_stack"))
-    return Operation(target, args, tuple(outputs), path, leaf)
+    return outputs
 
 
 def _module(stack: Json | None) -> tuple[str, bool]:

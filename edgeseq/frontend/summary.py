@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from fractions import Fraction
 from typing import Any
 
+from edgeseq.errors import EdgeseqError
 from edgeseq.ir import Graph
+from edgeseq.ir.cost import macs_of
+from edgeseq.passes.stream import stream
 
 __all__ = ["summarise"]
 
@@ -14,31 +18,48 @@ def summarise(graph: Graph) -> dict[str, Any]:
     """Facts about a Graph, for `edgeseq` to print.
 
     Returns:
-        inputs and outputs (name to type), recurrent layers, states (name to elements), the number
-        of parameters (elements of all constants), multiply-accumulates of one frame, and how often
-        each operation occurs; scan bodies are counted once, as one frame runs them once.
+        inputs and outputs (name to type), recurrent layers, states (name to elements, those of its
+        step where it can stream), the number of parameters (elements of all constants),
+        multiply-accumulates per input frame, on average, and how often each operation occurs, scan
+        bodies counted once.
     """
     ops: Counter[str] = Counter()
-    macs = 0
     graphs = {id(graph): graph}
     for owner, node in graph.walk():
         graphs[id(owner)] = owner
         ops[node.op] += 1
-        if node.op == "linear":
-            for x, w in zip(node.inputs[0::2], node.inputs[1::2], strict=False):
-                rows = owner.types[x].size // owner.types[x].shape[-1]
-                macs += rows * owner.types[w].size
     return {
         "inputs": {v: str(graph.types[v]) for v in graph.inputs},
         "outputs": {v: str(graph.types[v]) for v in graph.outputs},
         "layers": [n.name for n in graph.nodes if n.op == "scan"],
-        "states": {
-            f"{n.name}.{s.name}": int(s.init.size)
-            for _, n in graph.walk()
-            if n.op == "scan"
-            for s in n.attrs["body"].states
-        },
+        "states": _states(graph),
         "parameters": sum(int(a.size) for g in graphs.values() for a in g.consts.values()),
-        "macs_per_frame": macs,
+        "macs_per_frame": _macs(graph),
         "operations": dict(sorted(ops.items())),
     }
+
+
+def _states(graph: Graph) -> dict[str, int]:
+    try:
+        return {s.name: int(s.init.size) for s in stream(graph).states}
+    except EdgeseqError:  # it looks ahead: what its layers carry, and no step has
+        carried = {
+            f"{n.name}.{s.name}": int(s.init.size)
+            for n in graph.nodes
+            if n.op == "scan"
+            for s in n.attrs["body"].states
+        }
+        windows = {
+            n.name: (int(n.attrs["length"]) - 1) * graph.types[n.inputs[0]].size
+            for n in graph.nodes
+            if n.op == "window"
+        }
+        return carried | {name: size for name, size in windows.items() if size}
+
+
+def _macs(graph: Graph) -> int:
+    total = Fraction(0)
+    for node in graph.nodes:
+        time = graph.types[node.outputs[0]].time
+        total += Fraction(macs_of(graph, node), 1 if time is None else time.period)
+    return round(total / int(graph.meta.get("frames_per_step", 1)))

@@ -1,22 +1,29 @@
-"""A live `torch.nn.Module` in, a Graph over time out: the only front end file that uses torch."""
+"""A live `torch.nn.Module` in, a Graph out."""
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeseq.errors import ModelError, UnsupportedError
-from edgeseq.frontend.lower import lower
+from edgeseq.errors import ModelError, UnsupportedError, UsageError
+from edgeseq.frontend.lower import lowered
+from edgeseq.frontend.options import ImportOptions
+from edgeseq.frontend.pairing import pair_states
+from edgeseq.frontend.program import Program, renamed
 from edgeseq.frontend.pt2 import read_program
-from edgeseq.ir import Graph, run
+from edgeseq.frontend.readings import Carried, Lowered
+from edgeseq.ir import Graph
 
 if TYPE_CHECKING:
     import torch
+
+    from edgeseq.frontend.torch_calls import Subject
 
 __all__ = ["TORCH_TOLERANCE", "from_torch", "to_graph_layout", "to_torch_layout"]
 
@@ -24,147 +31,233 @@ TORCH_TOLERANCE = 1e-4
 """Largest difference between a module and its Graph, relative to the largest output. Float32
 against float64 differs by about 1e-6; a wrong axis or gate by far more than 1e-2."""
 
-# Whatever a user's forward or torch's exporter may raise; one message is made of all of them.
-_RAISED = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+_State = tuple[int | str, int | str]
 
 
 def from_torch(
     module: torch.nn.Module,
-    example: torch.Tensor | Sequence[torch.Tensor],
+    example: Any,
     *,
-    name: str = "model",
-    time_axis: int | None = None,
+    state: Sequence[_State] | Mapping[int | str, int | str] | None = None,
+    window: int | None = None,
+    hop: int | None = None,
+    context: int | None = None,
+    time_axis: int | Mapping[str, int] | None = None,
     batch_axis: int | None = None,
+    name: str = "model",
     confirm: bool = True,
 ) -> Graph:
-    """Read a module into a real Graph over time.
+    """Read a module into a real Graph.
 
-    The module is exported in eval mode (its training flags are restored), written to a `.pt2` in
-    memory and read as data, so that a live module and a saved file take one way.
+    The module is exported in eval mode, written to a `.pt2` in memory and read as data, so that a
+    live module and a saved file take one way. It is left exactly as it was.
+
+    What a Graph becomes: a stream over time where the example has several frames; one step where
+    the module passes its states in and out, or keeps them in its attributes, and the example has
+    one frame; one step, too, where the module has ``step(x_t, state) -> (y_t, state)`` and
+    ``initial_state(batch)``; a window where `window` is given.
 
     Args:
-        module: takes float tensors with a batch and a time axis, e.g. [batch, time, features].
-        example: its input, or a tuple of them; at least 2 frames. Its length and batch are
-            examples: the Graph takes any. Exporting takes longer with more frames; 16 are enough.
+        module: takes tensors with a batch and a time axis, e.g. [batch, time, features].
+        example: its input, or a tuple of its inputs (which may be nested, as LSTM states are); at
+            least 2 frames, where it is no step. Its length and batch are examples: a stream takes
+            any. Exporting takes longer with more frames; 16 are enough.
+        state: pairs (input, output) that carry the same state, each by number (of all tensors, in
+            order) or name, beyond those that are recognised. A state begins at its value in the
+            example where that is one number throughout, else at zero.
+        window: frames of a window: the model is compiled for whole windows, each by itself.
+        hop: new frames from one window to the next; `window` if None.
+        context: frames that attention looks back on in a stream, its own included; None takes the
+            width of a banded mask.
+        time_axis: axis of the inputs that is time, or by name of the input; found if None.
+        batch_axis: axis of the inputs that is the batch; found if None.
         name: of the Graph, a C identifier.
-        time_axis, batch_axis: of the inputs; found from the recurrent layers (else batch 0,
-            time 1) if None. See `edgeseq.frontend.lower.lower`.
-        confirm: run the module and the Graph at another length and batch, and compare them.
+        confirm: run the module and the Graph on other data, at another length and batch where it
+            takes one, and compare them; measure how far the module looks ahead.
 
     Returns:
-        The Graph; ``meta["axes"]`` holds the layouts of the module's inputs and outputs.
+        The Graph. ``meta["mode"]`` is 'stream', 'step' or 'window'; ``meta["axes"]`` holds the
+        layouts of the module's inputs and outputs, ``meta["states"]`` what was recognised.
 
     Raises:
-        UnsupportedError: the module cannot be exported, keeps state of its own, depends on the
-            example's length, or holds operations that cannot be compiled (all are listed).
+        UnsupportedError: the module cannot be exported, is random, depends on the example's length,
+            or holds operations that cannot be compiled (all are listed in `problems`).
         ModelError: the module fails on the example.
+        UsageError: options that do not fit the module.
     """
     import torch
 
-    inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
+    from edgeseq.frontend.torch_calls import subject_of
+
     where = type(module).__name__
-    if isinstance(module, torch.jit.ScriptModule):
+    if isinstance(module, torch.jit.ScriptModule | torch.jit.ScriptFunction):
         raise UnsupportedError(
-            "is a ScriptModule, which torch.export does not take",
+            "is TorchScript, which torch.export does not take",
             where=where,
-            fix="pass the nn.Module it was made from",
+            fix="pass the nn.Module it was made from; a file: torch.export.save("
+            "torch.export.export(model.eval(), (example,)), 'model.pt2')",
         )
-    if not isinstance(module, torch.nn.Module) or not all(
-        isinstance(x, torch.Tensor) for x in inputs
-    ):
+    if not isinstance(module, torch.nn.Module):
         raise ModelError(
             "needs an nn.Module and an example of tensors",
             where=where,
             fix="edgeseq.from_torch(module, torch.zeros(1, 16, features))",
         )
-    with _evaluating(module), torch.no_grad(), warnings.catch_warnings():
+    options = ImportOptions(
+        time_axis=_positive(time_axis, example),
+        batch_axis=_positive(batch_axis, example),
+        window=window,
+        hop=hop,
+        context=context,
+    )
+    with _undisturbed(module), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own notes, about torch's own modules
-        _check_stateless(module, inputs, where)
-        program = read_program(_exported(module, inputs, where), where=where)
-        graph = lower(program, name=name, time_axis=time_axis, batch_axis=batch_axis)
-        if confirm:
-            _confirm(graph, module, inputs, where)
-    return graph
+        subject = subject_of(module, example, options, where)
+        program = _program(subject, where)
+        states = _states(program, subject, state, options)
+        return _first(subject, program, states, options, name, confirm).graph
+
+
+def _first(
+    subject: Subject,
+    program: Program,
+    states: Sequence[Carried],
+    options: ImportOptions,
+    name: str,
+    confirm: bool,
+) -> Lowered:
+    """The first way to read the program that can be lowered, and agrees with the module."""
+    from edgeseq.frontend.torch_confirm import compare
+
+    options = replace(options, values={})
+    if subject.is_step:
+        options = replace(options, time_axis=None, batch_axis=None)
+    refused: UnsupportedError | None = None
+    ways = lowered(program, name=name, options=options, states=states, compared=confirm)
+    if subject.is_step:
+        ways = (w for w in ways if w.reading.mode == "step")
+    for way in ways:
+        way.graph.meta.setdefault("notes", [])
+        way.graph.meta["notes"] += [n for n in subject.notes if n not in way.graph.meta["notes"]]
+        if not way.graph.meta["notes"]:
+            del way.graph.meta["notes"]
+        if not confirm:
+            return way
+        try:
+            compare(way, program, subject)
+        except UnsupportedError as e:
+            refused = refused or e
+            continue
+        return way
+    if refused is not None:
+        raise refused
+    raise UnsupportedError(
+        "cannot be read as a step", where=subject.where, fix="let step take and return tensors"
+    )
+
+
+def _positive(axis: Any, example: Any) -> Any:
+    """Axes counted from the end, from the front: by the first tensor of the example."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    if isinstance(axis, Mapping):
+        return {k: _positive(v, example) for k, v in axis.items()}
+    first = next((x for x in tree_leaves(example) if isinstance(x, torch.Tensor)), None)
+    if axis is None or first is None:
+        return axis
+    rank = first.dim()
+    if not -rank <= axis < rank:
+        raise UsageError(f"axis {axis}: the example has {rank} axes")
+    return axis % rank
 
 
 @contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+def _undisturbed(module: torch.nn.Module) -> Iterator[None]:
+    """The module in eval mode; afterwards everything as it was."""
+    import torch
+
+    from edgeseq.frontend.torch_attributes import Attributes
+
     flags = [(m, m.training) for m in module.modules()]
+    kept = Attributes(module).snapshot()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    random = torch.get_rng_state()
     module.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch.set_rng_state(random)
+        kept.restore()
         for m, training in flags:
             m.training = training
 
 
-def _call(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> list[Any]:
-    """The tensors the module returns, in the order in which the exporter lists them."""
-    from torch.utils._pytree import tree_leaves
-
-    return [y for y in tree_leaves(module(*inputs)) if y is not None]
+# -- the program ---------------------------------------------------------------------------------
 
 
-def _check_stateless(module: torch.nn.Module, inputs: Sequence[torch.Tensor], where: str) -> None:
-    """Two calls on the same input must agree, or the exporter would lose what they carry."""
+def _program(subject: Subject, where: str) -> Program:
+    """What the exporter makes of the subject, read as data."""
     import torch
 
-    try:
-        first, second = _call(module, inputs), _call(module, inputs)
-    except _RAISED as e:
-        raise ModelError(
-            f"fails on the example {[list(x.shape) for x in inputs]}: {_first_line(e)}",
-            where=where,
-            fix="pass an example that the module accepts, [batch, time, features]",
-        ) from e
-    for a, b in zip(first, second, strict=False):
-        if not isinstance(a, torch.Tensor) or not a.is_floating_point():
-            continue
-        # Exact on the CPU; a GPU may add in another order.
-        slack = 0.0 if a.device.type == "cpu" else 1e-5
-        if a.shape != b.shape or not torch.allclose(a, b, rtol=slack, atol=slack, equal_nan=True):
-            raise UnsupportedError(
-                "two calls on the same input give different outputs: the module is random or keeps "
-                "state in its attributes, which an export loses",
-                where=where,
-                fix="keep state in a recurrent layer (nn.RNN, nn.GRU, nn.LSTM), and use no random "
-                "numbers in forward",
-            )
-
-
-def _exported(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], where: str) -> bytes:
-    import torch
+    from edgeseq.frontend.torch_calls import RAISED, first_line
 
     buffer = io.BytesIO()
     try:
-        program = torch.export.export(module, inputs, strict=False).run_decompositions({})
-        torch.export.save(program, buffer)
-    except _RAISED as e:
+        with subject.exporting():
+            exported = torch.export.export(subject.module, subject.inputs, strict=False)
+            torch.export.save(exported.run_decompositions({}), buffer)
+    except RAISED as e:
         raise UnsupportedError(
-            f"torch.export cannot export it: {_first_line(e)}",
+            f"torch.export cannot export it: {first_line(e)}",
             where=where,
-            fix="no packed sequences and no control flow that depends on the data; "
+            fix="no control flow that depends on the data; "
             "torch.export.export(module, (example,)) shows the details",
         ) from e
-    return buffer.getvalue()
+    program = read_program(buffer.getvalue(), where=where)
+    if subject.prefix:
+        for op in program.operations:
+            path = op.path.removeprefix(subject.prefix)
+            op.path = path.lstrip(".")
+        program = renamed(program, dict(zip(program.inputs, subject.names(), strict=False)))
+    return program
 
 
-def _first_line(e: BaseException) -> str:
-    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
-    return (lines[0] if lines else type(e).__name__)[:300]
+def _states(
+    program: Program, subject: Subject, state: Any, options: ImportOptions
+) -> list[Carried]:
+    """The states of the subject: its own, those that the user states, those that are recognised."""
+    from edgeseq.frontend.pairing import written_states
+
+    given = list(state.items()) if isinstance(state, Mapping) else list(state or ())
+    if subject.states:
+        count = len(subject.states)
+        if given and not subject.is_step:
+            raise UsageError(
+                "the module keeps its state in its attributes, and `state` names inputs",
+                where=subject.where,
+                fix="pass all states as inputs, or none",
+            )
+        names = program.inputs[len(program.inputs) - count :]
+        first = len(program.outputs) - count
+        return [
+            Carried(name, program.outputs[first + i], s.init, s.label, s.label, s.how, first + i)
+            for i, (name, s) in enumerate(zip(names, subject.states, strict=True))
+        ]
+    given += [p for p in subject.pairs if p[0] not in {g[0] for g in given}]
+    states = pair_states(program, given, {}, options)
+    begun = []
+    for s in states:
+        value = subject.example_of(program.inputs.index(s.name))
+        if value is not None and value.size and np.ptp(value) == 0:
+            s = replace(s, init=np.broadcast_to(value, s.init.shape))
+        begun.append(s)
+    return [*begun, *written_states(program)]
 
 
-# -- comparing -----------------------------------------------------------------------------------
+# -- layouts -------------------------------------------------------------------------------------
 
 
 def to_graph_layout(array: np.ndarray, layout: str) -> np.ndarray:
@@ -178,6 +271,8 @@ def to_graph_layout(array: np.ndarray, layout: str) -> np.ndarray:
     order = [i for i in order if layout[i] != "1"]
     squeezed = np.transpose(array, [*order, *(i for i, k in enumerate(layout) if k == "1")])
     squeezed = squeezed.reshape(squeezed.shape[: len(order)])
+    if "F" not in layout:  # a frame of one number is [1]
+        squeezed = squeezed[..., None]
     return squeezed if "B" in layout else squeezed[None]
 
 
@@ -188,73 +283,9 @@ def to_torch_layout(array: np.ndarray, layout: str) -> np.ndarray:
         key=lambda i: ("BTF".index(layout[i]), i),
     )
     back = array if "B" in layout else array[0]
+    back = back.reshape(back.shape[: len(order)])  # a frame of one number is [1]
     back = np.transpose(back, [order.index(i) for i in sorted(order)])
     for i, k in enumerate(layout):
         if k == "1":
             back = np.expand_dims(back, i)
     return back
-
-
-def _confirm(
-    graph: Graph, module: torch.nn.Module, inputs: Sequence[torch.Tensor], where: str
-) -> None:
-    """Compare the module with the Graph at a length and batch that are not the example's."""
-    import torch
-
-    layouts = graph.meta["axes"]
-    rng = np.random.default_rng(0)
-    for grow in (True, False):
-        trial = []
-        for x, layout in zip(inputs, layouts["inputs"], strict=True):
-            array = x.detach().cpu().double().numpy()
-            for axis, kind in enumerate(layout):
-                n = array.shape[axis]
-                if kind == "T" and grow:
-                    array = np.take(array, np.arange(13 if n == 11 else 11) % n, axis)
-                elif kind == "B" and grow and n > 1:
-                    array = np.take(array, np.arange(n + 1) % n, axis)
-            spread = float(array.std()) or 1.0
-            trial.append(array + rng.normal(0, spread, array.shape))
-        tensors = [
-            torch.as_tensor(a).to(x.dtype).to(x.device) for a, x in zip(trial, inputs, strict=True)
-        ]
-        try:
-            wanted = _call(module, tensors)
-        except _RAISED:
-            continue  # the module takes the example's sizes only: compare at those
-        _compare(graph, tensors, wanted, where)
-        return
-
-
-def _compare(graph: Graph, tensors: Sequence[Any], wanted: Sequence[Any], where: str) -> None:
-    layouts = graph.meta["axes"]
-    arrays = [
-        to_graph_layout(t.detach().cpu().double().numpy(), layout)
-        for t, layout in zip(tensors, layouts["inputs"], strict=True)
-    ]
-    for i, (y, t, layout) in enumerate(
-        zip(run(graph, *arrays), wanted, layouts["outputs"], strict=True)
-    ):
-        want = t.detach().cpu().double().numpy()
-        shape = [list(x.shape) for x in tensors]
-        fix = (
-            "something in the model depends on the example's length or batch: derive sizes from "
-            "x.shape, and do not use literals equal to them"
-        )
-        have = to_torch_layout(y, layout)
-        if have.shape != want.shape:
-            raise UnsupportedError(
-                f"output {i} is {list(want.shape)} for inputs {shape}, by the exported program "
-                f"{list(have.shape)}",
-                where=where,
-                fix=fix,
-            )
-        error = float(np.abs(have - want).max(initial=0.0))
-        limit = TORCH_TOLERANCE * max(1.0, float(np.abs(want).max(initial=0.0)))
-        if not error <= limit:
-            raise UnsupportedError(
-                f"output {i} of the exported program differs by {error:.2g} from the module for "
-                f"inputs {shape} (allowed: {limit:.2g})",
-                where=where,
-                fix=fix,
-            )

@@ -1,169 +1,192 @@
-"""Matrix products with constant weights, and normalisations."""
+"""Products and attention."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from edgeseq.frontend.axes import Atom, LayoutError, Value, describe, kind_of, size_of
+from edgeseq.frontend.axes import Atom, LayoutError, Value, size_of
+from edgeseq.frontend.build import products, reduce, views
 from edgeseq.frontend.context import Array, Context, lowers
 
-_TWO_MOVING = "multiplies two values that both depend on the input"
 
-
-def _constant(x: Any, what: str) -> Array:
+def constant(x: Any, what: str) -> Array:
+    """An argument that must not depend on the input."""
     if isinstance(x, Value):
-        raise LayoutError(f"has a {what} that depends on the input", "use constant weights")
+        raise LayoutError(f"has a {what} that depends on the input", f"use a constant {what}")
     return np.asarray(x)
 
 
 @lowers("linear")
 def _linear(c: Context, input: Any, weight: Any, bias: Any = None) -> Value:
-    w = _constant(weight, "weight")
-    b = None if bias is None else _constant(bias, "bias")
+    if isinstance(weight, Value):  # a product of two values in the form of a layer
+        y = products.matmul(c, input, _turned(c, weight))
+        return y if bias is None else c.binary("add", y, bias)
+    w = np.asarray(weight)
+    b = None if bias is None else constant(bias, "bias")
+    if w.ndim == 1:
+        y = products.matmul(c, input, w)
+        return y if b is None else c.binary("add", y, b)
     if w.ndim != 2:
         raise LayoutError(f"has a weight of shape {list(w.shape)}", "use a matrix")
-    return c.linear(c.last_axis(input), w, b)
+    return products.linear(c, input, w, b)
+
+
+def _turned(c: Context, x: Any) -> Any:
+    if not isinstance(x, Value):
+        return np.swapaxes(x, -1, -2)
+    rank = len(x.axes)
+    return views.permute(c, x, [*range(rank - 2), rank - 1, rank - 2])
 
 
 @lowers("addmm")
 def _addmm(c: Context, self: Any, mat1: Any, mat2: Any, beta: float = 1, alpha: float = 1) -> Value:
-    w = _constant(mat2, "second factor").T * alpha
-    if isinstance(self, Value) or not isinstance(mat1, Value):
-        product = _matmul(c, mat1, np.asarray(mat2) * alpha)
-        return c.binary("add", product, c.binary("mul", self, beta) if beta != 1 else self)
-    bias = np.asarray(self) * beta
-    x = c.last_axis(mat1)
-    if bias.size in (1, w.shape[0]):
-        return c.linear(x, w, bias)
-    return c.binary("add", c.linear(x, w, suffix="product"), bias)
+    if isinstance(mat1, Value) and not isinstance(mat2, Value) and not isinstance(self, Value):
+        w, bias = np.asarray(mat2).T * alpha, np.asarray(self) * beta
+        if bias.size in (1, w.shape[0]):
+            return products.linear(c, mat1, w, bias)
+    return _plus(c, products.matmul(c, mat1, mat2), self, beta, alpha)
 
 
-@lowers("mm", "matmul", "bmm")
-def _matmul(c: Context, self: Any, other: Any = None, mat2: Any = None) -> Value:
-    right = other if mat2 is None else mat2
-    if isinstance(self, Value) and isinstance(right, Value):
-        raise LayoutError(_TWO_MOVING, "attention is not compiled yet; use recurrent layers")
-    if isinstance(self, Value):
-        w = _flat(np.asarray(right))
-        x = c.last_axis(self)
-        if w.ndim == 1:
-            y = c.linear(x, w[None, :])
-            return c.view(y, y.axes[:-1])
-        return c.linear(x, w.T)
-    w = _flat(np.asarray(self))
-    if w.ndim != 2 or len(right.axes) < 2:
-        raise LayoutError("is a product of unusual shapes", "use nn.Linear")
-    # W @ x contracts the second last axis: [batch, features, time] with a point-wise convolution.
-    v = c.real(right)
-    if kind_of(v.axes[-2]) != "F" or len(v.frame) != 1:
-        raise LayoutError(f"multiplies along {describe(v.axes)}", "use nn.Linear on [.., features]")
-    moved = (*v.axes[:-2], v.axes[-1], v.axes[-2])
-    y = c.linear(Value(v.name, moved), w)
-    return Value(y.name, (*y.axes[:-2], y.axes[-1], y.axes[-2]))
-
-
-def _flat(w: Array) -> Array:
-    """A stack of one matrix, or of equal ones, as that matrix."""
-    while w.ndim > 2 and (w.shape[0] == 1 or np.array_equal(w[:-1], w[1:])):
-        w = w[0]
-    if w.ndim > 2:
-        raise LayoutError("multiplies by a different matrix per batch or frame", "use nn.Linear")
-    return w
-
-
-# -- reductions over the features ----------------------------------------------------------------
-
-
-@lowers("mean", "sum")
-def _mean(
-    c: Context, self: Value, dim: Any = None, keepdim: bool = False, dtype: Any = None
+@lowers("baddbmm", "addbmm")
+def _baddbmm(
+    c: Context, self: Any, batch1: Any, batch2: Any, beta: float = 1, alpha: float = 1
 ) -> Value:
-    if dim is None:
-        raise LayoutError("reduces over everything", "reduce over the features only: dim=-1")
-    v = c.real(self)
-    dims = sorted(v.axis(d) for d in ([dim] if isinstance(dim, int) else dim))
-    for d in dims:
-        if v.kind(d) in ("T", "B", "mixed"):
-            word = "the batch" if v.kind(d) == "B" else "time"
-            raise LayoutError(
-                f"reduces over {word}",
-                "take the last frame of a recurrent layer instead: y[:, -1]",
-            )
-    kept = [i for i in range(len(v.axes)) if i not in dims]
-    if any(v.kind(i) == "F" and i > dims[0] and size_of(v.axes[i]) > 1 for i in kept):
-        raise LayoutError("reduces over features that are not the last", "transpose first")
-    n = math.prod(size_of(v.axes[d]) for d in dims)
-    flat = c.view(v, (*(v.axes[i] for i in kept), (Atom("F", n),)))
-    y = c.linear(flat, np.full((1, n), 1.0 / n if c.op.base == "mean" else 1.0))
-    axes = [() if i in dims else v.axes[i] for i in range(len(v.axes))]
-    return c.view(y, tuple(a for i, a in enumerate(axes) if keepdim or i not in dims))
+    if c.op.base == "addbmm":
+        raise LayoutError("sums products over the batch", "use torch.bmm")
+    return _plus(c, products.matmul(c, batch1, batch2), self, beta, alpha)
 
 
-# -- normalisations ------------------------------------------------------------------------------
+@lowers("addmv")
+def _addmv(c: Context, self: Any, mat: Any, vec: Any, beta: float = 1, alpha: float = 1) -> Value:
+    return _plus(c, products.matmul(c, mat, vec), self, beta, alpha)
 
 
-@lowers("layer_norm", "native_layer_norm")
-def _layer_norm(
-    c: Context,
-    input: Value,
-    normalized_shape: list[int],
-    weight: Any = None,
-    bias: Any = None,
-    eps: float = 1e-5,
-    cudnn_enable: bool = True,
-) -> list[Value]:
-    v = c.real(input)
-    k = len(normalized_shape)
-    tail = v.axes[len(v.axes) - k :]
-    if any(kind_of(axis) not in "F1" for axis in tail):
-        raise LayoutError(
-            f"normalises over {describe(tail)}, which holds time or the batch",
-            "normalise over the features only",
-        )
-    n = math.prod(size_of(axis) for axis in tail)
-    if n != math.prod(normalized_shape):
-        raise LayoutError(f"normalises {list(normalized_shape)} of {describe(v.axes)}")
-    gamma = np.ones(n) if weight is None else np.ravel(_constant(weight, "weight"))
-    beta = np.zeros(n) if bias is None else np.ravel(_constant(bias, "bias"))
-    flat = c.view(v, (*v.axes[: len(v.axes) - k], (Atom("F", n),)))
-    y = c.emit(
-        "norm",
-        [flat.name, c.const(gamma, "weight"), c.const(beta, "bias")],
-        flat.axes,
-        eps=float(eps),
-    )
-    out = c.view(y, v.axes)
-    return [out, out, out] if c.op.base == "native_layer_norm" else [out]
+def _plus(c: Context, y: Value, more: Any, beta: float, alpha: float) -> Value:
+    """alpha y + beta more; `more` may be a mask of scores."""
+    if alpha != 1:
+        y = c.binary("mul", y, alpha, suffix="alpha")
+    if not isinstance(more, Value):
+        array = np.asarray(more, np.float64)
+        array = array * beta if beta != 1 else array
+        if not np.any(array):
+            return y
+        return products.masked(c, y, array) if y.keys else c.binary("add", y, array)
+    return c.binary("add", y, c.binary("mul", more, beta, suffix="beta") if beta != 1 else more)
 
 
-@lowers("batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training")
-def _batch_norm(
-    c: Context,
-    input: Value,
-    weight: Any = None,
-    bias: Any = None,
-    running_mean: Any = None,
-    running_var: Any = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    cudnn_enabled: bool = True,
-) -> list[Value]:
-    """An affine function per channel (axis 1), with the statistics of training."""
-    if training or running_mean is None or running_var is None:
-        raise LayoutError("uses the statistics of the batch", "call model.eval() before exporting")
-    mean, var = (np.asarray(a, np.float64) for a in (running_mean, running_var))
-    scale = (1.0 if weight is None else np.asarray(weight)) / np.sqrt(var + eps)
-    shift = (0.0 if bias is None else np.asarray(bias)) - mean * scale
-    if len(input.axes) < 2 or input.kind(1) not in "F1":
-        raise LayoutError(
-            f"normalises axis 1 of {describe(input.axes)}, which is not a feature axis",
-            "transpose so that the features are axis 1",
-        )
-    lead = (-1, *[1] * (len(input.axes) - 2))
-    y = c.binary("mul", input, scale.reshape(lead), suffix="scale")
-    out = c.binary("add", y, shift.reshape(lead))
-    return [out, out, out]
+@lowers("mm", "matmul", "bmm", "mv", "dot", "vdot", "inner")
+def _matmul(
+    c: Context, self: Any, other: Any = None, mat2: Any = None, vec: Any = None, tensor: Any = None
+) -> Value:
+    right = next(x for x in (other, mat2, vec, tensor) if x is not None)
+    if c.op.base == "inner":
+        right = _turned(c, right)
+    return products.matmul(c, self, right)
+
+
+@lowers("outer", "ger")
+def _outer(c: Context, self: Any, vec2: Any) -> Value:
+    left = views.unsqueeze(c, self, [1]) if isinstance(self, Value) else np.asarray(self)[:, None]
+    return c.binary("mul", left, vec2)
+
+
+@lowers("einsum")
+def _einsum(c: Context, equation: str, tensors: Sequence[Any], path: Any = None) -> Value:
+    return products.einsum(c, equation, list(tensors))
+
+
+@lowers("bilinear")
+def _bilinear(c: Context, input1: Any, input2: Any, weight: Any, bias: Any = None) -> Value:
+    """y_o = x1^T W_o x2 + b_o"""
+    w = constant(weight, "weight")
+    out, n, m = w.shape
+    if not isinstance(input1, Value):
+        input1, input2, w = input2, input1, w.swapaxes(1, 2)
+        n, m = m, n
+    y = products.linear(c, input1, w.transpose(0, 2, 1).reshape(out * m, n))
+    y = views.reshape(c, y, [*y.sizes[:-1], out, m])
+    if isinstance(input2, Value):
+        input2 = views.unsqueeze(c, input2, [-2])
+    y = c.binary("mul", y, input2)
+    y = reduce.mean(c, y, [-1], keep=False, total=True)
+    return y if bias is None else c.binary("add", y, bias)
+
+
+# -- attention -----------------------------------------------------------------------------------
+
+
+@lowers("scaled_dot_product_attention")
+def _attention(
+    c: Context, query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> Value:  # fmt: skip
+    if not all(isinstance(x, Value) for x in (query, key, value)):
+        return _partly_constant(c, query, key, value, attn_mask, is_causal, scale)
+    if dropout_p:
+        raise LayoutError("is in training mode", "call model.eval() before exporting")
+    if enable_gqa:
+        key, value = (_grouped(c, query, x) for x in (key, value))
+    return products.attention(c, query, key, value, attn_mask, scale, causal=bool(is_causal))
+
+
+def _grouped(c: Context, q: Value, x: Value) -> Value:
+    """Heads of keys or values, each repeated for the queries that share it."""
+    heads, have = size_of(q.axes[-3]), size_of(x.axes[-3])
+    if heads == have:
+        return x
+    if have < 1 or heads % have:
+        raise LayoutError(f"shares {have} heads among {heads}")
+    return views.take(c, x, x.axis(-3), np.repeat(np.arange(have), heads // have))
+
+
+def _partly_constant(
+    c: Context, q: Any, k: Any, v: Any, mask: Any, causal: bool, scale: float | None
+) -> Value:
+    """Attention where some of the three are constant (learned queries, a fixed memory)."""
+    factor = 1.0 / math.sqrt(np.shape(q)[-1] if not isinstance(q, Value) else q.sizes[-1])
+    factor = factor if scale is None else scale
+    if causal:
+        raise LayoutError("masks constant keys by time")
+    if isinstance(q, Value):
+        q = c.binary("mul", q, factor, suffix="scale")
+    else:
+        q = np.asarray(q, np.float64) * factor
+    if isinstance(q, Value) or isinstance(k, Value):
+        scores: Any = products.matmul(c, q, _turned(c, k))
+        if mask is not None:
+            scores = products.masked(c, scores, mask)
+        weights: Any = reduce.softmax(c, scores, len(scores.axes) - 1)
+    else:
+        scores = q @ np.swapaxes(k, -1, -2)
+        if mask is not None:
+            array = constant(mask, "mask")
+            scores = np.where(array, scores, -1e4) if array.dtype == bool else scores + array
+        grown = np.exp(scores - scores.max(-1, keepdims=True))
+        weights = grown / grown.sum(-1, keepdims=True)
+    return products.matmul(c, weights, v)
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+@lowers("embedding")
+def _embedding(c: Context, weight: Any, indices: Any, **_: Any) -> Value:
+    """Rows of a table."""
+    table = constant(weight, "table")
+    if not isinstance(indices, Value):
+        raise LayoutError("has constant indices")
+    v = c.real(indices)
+    axes = (*v.axes, (Atom("F", table.shape[1]),))
+    out = c.graph.add_node("embed", [v.name, c.const(table, "table")], name=c.name())
+    return c.view(Value(out, axes), axes)
+
+
+@lowers("one_hot")
+def _one_hot(c: Context, self: Value, num_classes: int = -1) -> Value:
+    if num_classes < 1:
+        raise LayoutError("does not say how many classes there are", "one_hot(x, num_classes)")
+    return _embedding(c, np.eye(num_classes), self)

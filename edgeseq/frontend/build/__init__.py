@@ -1,0 +1,1 @@
+"""What both front ends build of: tensor operations on Values, in terms of the Graph's own."""

@@ -1,0 +1,537 @@
+"""Views, selections, padding and joining of tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from edgeseq.frontend.axes import (
+    Atom,
+    Axes,
+    LayoutError,
+    Value,
+    describe,
+    is_unit,
+    kind_of,
+    regroup,
+    size_of,
+)
+from edgeseq.frontend.context import Array, Context
+from edgeseq.frontend.move import grid, joined, moved
+
+__all__ = [
+    "concat",
+    "expand",
+    "flip",
+    "last_frame",
+    "over_time",
+    "pad",
+    "permute",
+    "reshape",
+    "resolve_sizes",
+    "select",
+    "slice_axis",
+    "split",
+    "squeeze",
+    "stack",
+    "take",
+    "unsqueeze",
+]
+
+TO_THE_END = (1 << 63) - 1
+_PAD_MODES = ("constant", "reflect", "edge", "wrap")
+
+
+def resolve_sizes(have: Sequence[int], want: Sequence[int]) -> list[int]:
+    """Sizes of a view, a -1 among them filled in.
+
+    Raises:
+        LayoutError: more than one -1, or sizes that do not fit.
+    """
+    total, sizes = math.prod(have), [int(n) for n in want]
+    if sizes.count(-1) > 1 or any(n < -1 for n in sizes):
+        raise LayoutError(f"a view as {sizes}")
+    if -1 in sizes:
+        known = math.prod(n for n in sizes if n != -1)
+        if known == 0 or total % known:
+            raise LayoutError(f"a view of {list(have)} as {sizes}: the sizes do not match")
+        sizes[sizes.index(-1)] = total // known
+    return sizes
+
+
+def reshape(c: Context, v: Value, sizes: Sequence[int]) -> Value:
+    """The same elements in the same order, seen with other sizes (-1: what is left)."""
+    v = c.real(v)
+    sizes = resolve_sizes(v.sizes, sizes)
+    if tuple(sizes) == v.sizes:
+        return v
+    v = _grouped(c, v, sizes)
+    axes = regroup(v.axes, sizes)
+    if v.frame and math.prod(v.frame) == 1 and axes and not axes[-1]:
+        axes = (*axes[:-1], (Atom("F", 1),))  # a frame of one feature stays [1]
+    return c.view(v, axes)
+
+
+def _grouped(c: Context, v: Value, sizes: Sequence[int]) -> Value:
+    """Frames taken in groups, where a view asks for that: [T, F] seen as [T / k, k F].
+
+    Returns:
+        The tensor with an axis of k after that of time; `v` itself where no group is asked for.
+    """
+    times = [d for d in range(len(v.axes)) if v.kind(d) == "T"]
+    if len(times) != 1 or math.prod(sizes) != math.prod(v.sizes):
+        return v
+    (d,) = times
+    n, before = size_of(v.axes[d]), math.prod(v.sizes[:d])
+    ends = [math.prod(sizes[:i]) for i in range(len(sizes))]
+    frames = next((m for m, e in zip(sizes, ends, strict=True) if e == before and m > 1), n)
+    if frames >= n or n % frames or (d + 1 == len(v.axes) and before * frames == math.prod(sizes)):
+        return v
+    k = n // frames
+    v = c.natural(v)
+    out = c.graph.add_node(
+        "window", [v.name], name=c.name("group"), length=k, ahead=k - 1, cut=k - 1
+    )
+    out = c.graph.add_node("decimate", [out], name=c.name("every"), factor=k)
+    axes = (*v.axes[:d], (Atom("T", frames),), (Atom("F", k),), *v.axes[d + 1 :])
+    # The frames of a group come first; they belong right after time.
+    held = Value(out, ((Atom("F", k),), *v.axes[:d], (Atom("T", frames),), *v.axes[d + 1 :]))
+    held = permute(c, held, [*range(1, d + 2), 0, *range(d + 2, len(axes))])
+    return c.natural(held)
+
+
+def unsqueeze(c: Context, v: Value, dims: Sequence[int]) -> Value:
+    """New axes of size 1 at positions `dims` of the result."""
+    v = c.whole(v, longer=True)
+    rank = len(v.axes) + len(dims)
+    at = sorted(d % rank for d in dims)
+    if len(set(at)) != len(at):
+        raise LayoutError(f"adds axes {list(dims)} twice")
+    axes = list(v.axes)
+    for d in at:
+        axes.insert(d, ())
+    return replace(v, axes=tuple(axes), keys=0)
+
+
+def squeeze(c: Context, v: Value, dims: Sequence[int] | None = None) -> Value:
+    """Without the axes of size 1 among `dims` (None: without all of them)."""
+    v = c.whole(v, longer=True)
+    if dims is None:
+        if any(kind_of(a) in "BT" and is_unit(a) for a in v.axes):
+            raise LayoutError(
+                "squeezes every axis of size 1, batch or time among them",
+                "name the axis: squeeze(-1)",
+            )
+        gone = {i for i, a in enumerate(v.axes) if is_unit(a)}
+    else:
+        gone = {v.axis(d) for d in dims if is_unit(v.axes[v.axis(d)])}
+    if any(a.label == "F" for i in gone for a in v.axes[i]):
+        v = c.natural(v)
+    axes = tuple(a for i, a in enumerate(v.axes) if i not in gone)
+    return c.view(v, axes) if v.order is None else replace(v, axes=axes)
+
+
+def permute(c: Context, v: Value, dims: Sequence[int]) -> Value:
+    """Axes in another order. Features of a frame that change places move when they are read."""
+    if v.pieces is not None or v.extra == 0:
+        v = c.whole(v) if v.pad == (0, 0) else v
+    order = [v.axis(d) for d in dims]
+    if sorted(order) != list(range(len(v.axes))):
+        raise LayoutError(f"permutes {describe(v.axes)} by {list(dims)}")
+    first: dict[int, list[int]] = {}
+    count = 0
+    for i, axis in enumerate(v.axes):
+        n = sum(a.label == "F" for a in axis)
+        first[i] = list(range(count, count + n))
+        count += n
+    # Number, in the new axes, of each atom in the old ones.
+    new_of = {old: new for new, old in enumerate(a for i in order for a in first[i])}
+    stored = [new_of[i] for i in (v.order or range(count))]
+    wide = [a.size for axis in (v.axes[i] for i in order) for a in axis if a.label == "F"]
+    keeps = [i for i in stored if wide[i] > 1]
+    natural = keeps == sorted(keeps)
+    # Keys are the last axis, or are not known for keys any more.
+    keys = v.keys if order and order[-1] == len(order) - 1 else 0
+    out = replace(v, axes=tuple(v.axes[i] for i in order), keys=keys)
+    if natural:
+        out = replace(out, order=None)
+        if c.graph.types[v.name].shape != out.frame:
+            return replace(c.view(out, out.axes), pad=v.pad, extra=v.extra)
+        return out
+    return replace(out, order=tuple(stored))
+
+
+def expand(c: Context, v: Value, sizes: Sequence[int]) -> Value:
+    """Repeated along axes of size 1 (numpy's broadcast_to; -1 keeps a size)."""
+    lead = len(sizes) - len(v.axes)
+    if lead < 0:
+        raise LayoutError(f"expands {describe(v.axes)} to {list(sizes)}")
+    v = unsqueeze(c, v, range(lead)) if lead else c.whole(v)
+    want = [h if n in (-1, h) else n for h, n in zip(v.sizes, sizes, strict=True)]
+    if any(h not in (1, n) for h, n in zip(v.sizes, want, strict=True)):
+        # ONNX lets both sides broadcast: a wanted size of 1 keeps what is there.
+        want = [h if n == 1 else n for h, n in zip(v.sizes, want, strict=True)]
+        if any(h not in (1, n) for h, n in zip(v.sizes, want, strict=True)):
+            raise LayoutError(f"expands {describe(v.axes)} to {list(sizes)}")
+    if tuple(want) == v.sizes:
+        return v
+    over = [d for d, (h, n) in enumerate(zip(v.sizes, want, strict=True)) if h == 1 != n]
+    v = over_time(c, v, [d for d in over if want[d] == c.frames])
+    if tuple(want) == v.sizes:
+        return v
+    at = grid(v)
+    dims = [s if h == n else n for s, h, n in zip(at.shape, v.sizes, want, strict=True)]
+    return moved(c, v, np.broadcast_to(at, dims), range(len(dims)), "repeat")
+
+
+def over_time(c: Context, v: Value, dims: Sequence[int]) -> Value:
+    """A value that comes with every frame and has no axis of time, seen as a sequence.
+
+    Repeating it for every frame changes nothing: `dims` are axes of size 1 that are to be as long
+    as the sequence; one of them becomes time.
+    """
+    if not c.frames or len(dims) != 1 or not c.steady(v):
+        return v
+    (d,) = dims
+    return replace(v, axes=(*v.axes[:d], (Atom("T", c.frames),), *v.axes[d + 1 :]))
+
+
+def flip(c: Context, v: Value, dims: Sequence[int]) -> Value:
+    """Features in reverse order along `dims`."""
+    gone = [v.axis(d) for d in dims]
+    if any(v.kind(d) in ("T", "mixed") for d in gone):
+        raise LayoutError("reverses time", "a stream cannot be reversed; use a causal model")
+    return moved(c, v, np.flip(grid(v), tuple(gone)), range(len(v.axes)), "flip")
+
+
+# -- selections ----------------------------------------------------------------------------------
+
+
+def last_frame(c: Context, v: Value, dim: int) -> Value:
+    """The value at the last frame, axis `dim` kept with size 1."""
+    v = c.whole(v)
+    if v.order is not None:
+        v = c.natural(v)
+    return c.emit("last", [v.name], (*v.axes[:dim], (), *v.axes[dim + 1 :]), suffix="last")
+
+
+def _slice_time(c: Context, v: Value, d: int, start: int | None, stop: int, step: int) -> Value:
+    n = size_of(v.axes[d])
+    if start is not None and start < 0:
+        if start == -1 and stop >= n and step == 1:
+            return last_frame(c, v, d)
+        if c.frames and -start > n // 2:  # nearly all: the model counts how many there are
+            start = max(n + start, 0)
+    if n // 2 < stop < n and (c.frames or n - stop <= v.extra + sum(v.pad)):
+        stop -= n
+    if (start is not None and start < 0) or (0 <= stop < n):
+        end = "" if stop >= n else stop
+        raise LayoutError(
+            f"takes frames {'' if start is None else start}:{end} of a sequence",
+            "the last frame is y[:, -1]; to drop or shift frames, do it after the model",
+        )
+    lo, cut = start or 0, 0 if stop >= n else -stop
+    if lo + cut >= n:
+        raise LayoutError(f"takes no frame of {n}")
+    axes = (*v.axes[:d], (Atom("T", n - lo - cut),), *v.axes[d + 1 :])
+    if v.extra:
+        if lo or cut != v.extra:
+            raise LayoutError(
+                f"cuts {lo} frames off the front and {cut} off the end of a sequence that is "
+                f"{v.extra} frames longer than the input",
+                f"cut the last {v.extra} frames off",
+            )
+        v = replace(v, axes=axes, extra=0)
+    elif lo <= v.pad[0] and cut <= v.pad[1]:
+        v = replace(v, axes=axes, pad=(v.pad[0] - lo, v.pad[1] - cut))
+    else:
+        v = _shifted(c, v, axes, v.pad[0] - lo, v.pad[1] - cut)
+    if step != 1:
+        v = c.natural(c.whole(v))
+        n = size_of(v.axes[d])
+        axes = (*v.axes[:d], (Atom("T", -(-n // step)),), *v.axes[d + 1 :])
+        out = c.graph.add_node("decimate", [v.name], name=c.name("every"), factor=step)
+        v = replace(v, name=out, axes=axes)
+    return v
+
+
+def _shifted(c: Context, v: Value, axes: Axes, front: int, back: int) -> Value:
+    """A sequence with `front` zeros before it and `back` after it; below 0: frames cut off."""
+    v = c.natural(replace(v, pad=(0, 0)))
+    if front < 0 < front + back:
+        raise LayoutError(
+            f"cuts {-front} frames off the front and puts {back} zeros after the end",
+            "pad by no more than is cut off",
+        )
+    out = c.graph.add_node(
+        "window", [v.name], name=c.name("shift"), length=max(front, 0) + 1, ahead=max(-front, 0),
+        cut=max(-front - back, 0),
+    )  # fmt: skip
+    if front > 0:  # the oldest frame of the window
+        size = math.prod(v.frame)
+        flat = c.graph.add_node("reshape", [out], name=c.name("shift"), shape=((front + 1) * size,))
+        out = c.graph.add_node("slice", [flat], name=c.name("late"), start=0, stop=size)
+    y = c.view(Value(out, axes, extra=max(front + back, 0)), axes)
+    if front == 0 and back < 0:
+        c.cuts[y.name] = (v, -back)
+    return y
+
+
+def slice_axis(
+    c: Context, v: Value, dim: int, start: int | None, stop: int | None, step: int = 1
+) -> Value:
+    """Elements start, start + step, ... before stop of axis `dim`, as Python slices."""
+    d = v.axis(dim)
+    n = size_of(v.axes[d])
+    if step == 0:
+        raise LayoutError("takes elements in steps of 0")
+    kind = v.kind(d)
+    end = TO_THE_END if stop is None else stop
+    if kind == "T" and step > 0:
+        if start in (None, 0) and end >= n and step == 1 and not v.extra:
+            return v
+        return _slice_time(c, v, d, start, end, step)
+    cut = slice(start, None if stop is None or (step < 0 and stop < -n) else stop, step)
+    count = len(range(*cut.indices(n)))
+    if count == n and step == 1:
+        return v
+    if kind == "T":
+        raise LayoutError("reverses time", "a stream cannot be reversed; use a causal model")
+    if count == 0:
+        raise LayoutError(f"takes nothing of an axis of {n}")
+    if v.pieces is not None and d == 0 and step == 1:
+        first = cut.indices(n)[0]
+        axes = ((Atom("F", count),) if count > 1 else (), *v.axes[1:])
+        return replace(v, pieces=v.pieces[first : first + count], axes=axes)
+    if kind == "B":
+        raise LayoutError("takes a part of the batch", "process all sequences alike")
+    if kind == "mixed":
+        raise LayoutError(f"takes a part of axis {d} of {describe(v.axes)}", "undo the view first")
+    at = grid(c.whole(v, longer=True))[(*[slice(None)] * d, cut)]
+    return moved(c, v, at, range(len(v.axes)))
+
+
+def select(c: Context, v: Value, dim: int, index: int) -> Value:
+    """One element of axis `dim`, the axis dropped."""
+    d = v.axis(dim)
+    n = size_of(v.axes[d])
+    if not -n <= index < n:
+        raise LayoutError(f"selects element {index} of an axis of {n}")
+    if v.pieces is not None and d == 0:
+        name = c.piece(v, index % n)
+        return c.view(Value(name, v.axes[1:]), v.axes[1:])
+    if v.kind(d) == "T":
+        if index == n - 1 and n > 1:
+            raise LayoutError(
+                f"selects frame {index}, the last one only for sequences of {n} frames",
+                "write y[:, -1]",
+            )
+        if index != -1:
+            raise LayoutError(
+                f"selects frame {index}",
+                "only the last frame can be selected (y[:, -1]); for a loop over the frames use "
+                "nn.RNN, nn.GRU or nn.LSTM",
+            )
+        y = last_frame(c, v, d)
+    else:
+        y = slice_axis(c, v, d, index % n, index % n + 1)
+    rest = (*y.axes[:d], *y.axes[d + 1 :])
+    if y.order is None:
+        return c.view(y, rest)
+    return c.view(c.natural(y), rest)
+
+
+def take(c: Context, v: Value, dim: int, index: Array) -> Value:
+    """Elements of a feature axis by constant numbers (numpy's take)."""
+    d = v.axis(dim)
+    n = size_of(v.axes[d])
+    index = np.asarray(index, np.int64)
+    if index.size and (index.min() < -n or index.max() >= n):
+        raise LayoutError(f"takes elements {int(index.min())}..{int(index.max())} of {n}")
+    if index.ndim == 0:
+        return select(c, v, d, int(index) if v.kind(d) == "T" else int(index) % n)
+    if v.kind(d) == "T" and index.size == 1 and int(index.reshape(-1)[0]) == -1:
+        y = select(c, v, d, -1)
+        return unsqueeze(c, y, range(d, d + index.ndim))
+    if v.pieces is not None and d == 0 and index.size == 1:
+        y = select(c, v, 0, int(index.reshape(-1)[0]))
+        return unsqueeze(c, y, range(index.ndim))
+    if v.kind(d) not in "F1":
+        raise LayoutError(f"takes elements along axis {d} of {describe(v.axes)}")
+    at = np.take(grid(c.whole(v, longer=True)), index % n, axis=d)
+    rank = len(v.axes)
+    origin = [*range(d), *[None] * index.ndim, *range(d + 1, rank)]
+    return moved(c, v, at, origin, "gather")
+
+
+def split(c: Context, v: Value, dim: int, sizes: Sequence[int]) -> list[Value]:
+    """Parts of the given sizes along axis `dim`."""
+    d, at, out = v.axis(dim), 0, []
+    if sum(sizes) != size_of(v.axes[d]) or any(n < 1 for n in sizes):
+        raise LayoutError(f"splits an axis of {size_of(v.axes[d])} into {list(sizes)}")
+    if v.kind(d) not in "F1" and len(sizes) > 1:
+        raise LayoutError(f"splits axis {d} of {describe(v.axes)}", "split the features only")
+    for n in sizes:
+        out.append(slice_axis(c, v, d, at, at + n))
+        at += n
+    return out
+
+
+# -- joining and padding -------------------------------------------------------------------------
+
+
+def _join_time(c: Context, tensors: Sequence[Any], d: int) -> Value:
+    """A sequence with constant zeros before or after it: padding that a convolution takes in."""
+    at = [i for i, t in enumerate(tensors) if isinstance(t, Value)]
+    zeros = all(isinstance(t, Value) or not np.any(t) for t in tensors)
+    if len(at) != 1 or not zeros:
+        raise LayoutError("joins tensors along time", "join along the features only")
+    counts = [0 if isinstance(t, Value) else np.shape(t)[d] for t in tensors]
+    v = tensors[at[0]]
+    front, back = sum(counts[: at[0]]), sum(counts[at[0] :])
+    return _pad_time(c, v, d, front, back)
+
+
+def concat(c: Context, tensors: Sequence[Any], dim: int) -> Value:
+    """Tensors one after another along axis `dim`; some may be constants."""
+    moving = [t for t in tensors if isinstance(t, Value)]
+    d = moving[0].axis(dim)
+    if any(len(t.axes) > d and t.kind(d) in ("T", "mixed") for t in moving):
+        return _join_time(c, tensors, d)
+    values: list[Value] = []
+    for t in tensors:
+        if isinstance(t, Value):
+            values.append(c.real(t))
+            continue
+        array = np.asarray(t)
+        if array.size == 0:
+            continue
+        values.append(_constant_value(c, array, moving[0], d))
+    first = c.real(moving[0])
+    for v in values:
+        if v.kind(d) not in "F1":
+            word = {"T": "time", "B": "the batch"}.get(v.kind(d), "a mixed axis")
+            raise LayoutError(f"joins tensors along {word}", "join along the features only")
+        if len(v.axes) != len(first.axes) or any(
+            x != y and size_of(x) * size_of(y) != 1
+            for i, (x, y) in enumerate(zip(v.axes, first.axes, strict=True))
+            if i != d
+        ):
+            raise LayoutError(
+                f"joins {describe(first.axes)} and {describe(v.axes)}, whose axes differ"
+            )
+    timed = {c.timed(v) for v in values if v.name not in c.graph.consts}
+    if len(timed) > 1:
+        raise LayoutError(
+            "joins a value of every frame with one of the last frame",
+            "join only frame-by-frame values, or only values of the last frame",
+        )
+    total = sum(size_of(v.axes[d]) for v in values)
+    axes = (*first.axes[:d], (Atom("F", total),), *first.axes[d + 1 :])
+    return joined(c, values, d, axes)
+
+
+def _constant_value(c: Context, array: Array, like: Value, d: int) -> Value:
+    """A constant as a tensor whose axes are those of `like` but for axis `d`."""
+    if array.ndim != len(like.axes):
+        raise LayoutError(f"joins {describe(like.axes)} and a constant of {list(array.shape)}")
+    axes: list[tuple[Atom, ...]] = []
+    for i, n in enumerate(array.shape):
+        lead = tuple(a for a in like.axes[i] if a.label != "F")
+        if lead and np.ptp(array, axis=i).max(initial=0) > 0:
+            raise LayoutError("joins a constant that varies over time or the batch")
+        if lead:
+            array = array.take([0], axis=i)
+        axes.append(lead if lead else ((Atom("F", n),) if n != 1 else ()))
+    value = Value("", tuple(axes))
+    return replace(value, name=c.const(array.reshape(value.frame)))
+
+
+def stack(c: Context, tensors: Sequence[Any], dim: int) -> Value:
+    """Tensors side by side along a new axis."""
+    rank = next(len(t.axes) for t in tensors if isinstance(t, Value)) + 1
+    d = dim % rank
+    return concat(
+        c,
+        [unsqueeze(c, t, [d]) if isinstance(t, Value) else np.expand_dims(t, d) for t in tensors],
+        d,
+    )
+
+
+def _pad_time(c: Context, v: Value, d: int, front: int, back: int) -> Value:
+    if v.extra:
+        v = c.whole(v)
+    axis = v.axes[d]
+    if len(axis) != 1:
+        raise LayoutError(f"pads time in {describe(v.axes)}", "undo the view first")
+    n = size_of(axis) + front + back
+    axes = (*v.axes[:d], (Atom("T", n),), *v.axes[d + 1 :])
+    if front > 0 and back == 0 and v.pad == (0, 0) and v.order is None and v.name in c.cuts:
+        # What was cut off at the end and is put before it again: the sequence, later.
+        source, cut = c.cuts[v.name]
+        source = c.natural(source)
+        if c.graph.types[source.name].size == math.prod(v.frame):
+            return _shifted(c, replace(source, axes=v.axes), axes, front, -cut)
+    return replace(v, axes=axes, pad=(v.pad[0] + front, v.pad[1] + back))
+
+
+def pad(
+    c: Context, v: Value, pads: Sequence[tuple[int, int]], mode: str = "constant", fill: float = 0.0
+) -> Value:
+    """Padding of every axis by (before, after); negative counts cut off.
+
+    Args:
+        mode: 'constant', 'reflect', 'edge' or 'wrap'.
+        fill: of 'constant'.
+    """
+    if mode not in _PAD_MODES:
+        raise LayoutError(f"pads in mode {mode!r}", "use constant, reflect or replicate padding")
+    time = [d for d in range(len(pads)) if v.kind(d) in ("T", "mixed") and any(pads[d])]
+    if any(v.kind(d) == "B" and any(pair) for d, pair in enumerate(pads)):
+        raise LayoutError("pads the batch")
+    inner = [(0, 0) if d in time else (lo, hi) for d, (lo, hi) in enumerate(pads)]
+    y = _pad_features(c, v, inner, mode, fill)  # first: padding of time has no node yet
+    for d in time:
+        lo, hi = pads[d]
+        if lo < 0 or hi < 0:
+            y = _slice_time(c, y, d, max(-lo, 0), min(hi, 0) or TO_THE_END, 1)
+            lo, hi = max(lo, 0), max(hi, 0)
+        if (lo, hi) != (0, 0):
+            if mode != "constant" or fill != 0.0:
+                raise LayoutError(
+                    f"pads time in mode {mode!r}" + (f" with {fill:g}" if fill else ""),
+                    "a stream has no end to mirror: pad with zeros, or compile in window mode "
+                    "(--window N --hop N)",
+                )
+            y = _pad_time(c, y, d, lo, hi)
+    return y
+
+
+def _pad_features(
+    c: Context, v: Value, inner: Sequence[tuple[int, int]], mode: str, fill: float
+) -> Value:
+    if not any(lo or hi for lo, hi in inner):
+        return v
+    v = c.whole(v)
+    at = grid(v)
+    at = at[
+        tuple(
+            slice(max(-lo, 0), at.shape[i] - max(-hi, 0) if hi < 0 else None)
+            for i, (lo, hi) in enumerate(inner)
+        )
+    ]
+    widths = [(max(lo, 0), max(hi, 0)) for lo, hi in inner]
+    sizes = math.prod(n + lo + hi for n, (lo, hi) in zip(at.shape, widths, strict=True))
+    if sizes > c.most_frame or at.size == 0:
+        raise LayoutError(f"pads {describe(v.axes)} by {inner}")
+    if mode == "constant":
+        at = np.pad(at, widths, constant_values=-1)
+        y = moved(c, v, at, range(len(v.axes)), "pad")
+        if fill != 0.0:
+            y = c.binary("add", y, np.where(at < 0, fill, 0.0), suffix="fill")
+        return y
+    return moved(c, v, np.pad(at, widths, mode=mode), range(len(v.axes)), "pad")  # type: ignore[call-overload]

@@ -1,0 +1,1 @@
+"""ONNX operators, one file per kind; each registers its functions when imported."""

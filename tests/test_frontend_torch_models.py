@@ -1,0 +1,222 @@
+"""What people write in PyTorch: read, streamed and compared with the module, frame by frame."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from real_models import find
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from edgeseq.frontend import from_torch  # noqa: E402
+from edgeseq.ir import Interpreter  # noqa: E402
+from edgeseq.passes import to_step  # noqa: E402
+
+
+class Fn(nn.Module):
+    """A forward function with its layers."""
+
+    def __init__(self, forward: Callable[..., Any], **layers: nn.Module) -> None:
+        super().__init__()
+        self.function = forward
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, *x: Any) -> Any:
+        return self.function(self, *x)
+
+
+def tcn() -> nn.Module:
+    def forward(m: Any, x: Any) -> Any:
+        h = F.relu(m.a(F.pad(x.transpose(1, 2), (4, 0))))
+        return (m.b(h) + x.transpose(1, 2)).transpose(1, 2)
+
+    return Fn(forward, a=nn.Conv1d(6, 8, 3, dilation=2), b=nn.Conv1d(8, 6, 1))
+
+
+def chomp() -> nn.Module:
+    return Fn(
+        lambda m, x: F.elu(m.a(x.transpose(1, 2))[:, :, :-4]).transpose(1, 2),
+        a=nn.utils.parametrizations.weight_norm(nn.Conv1d(6, 5, 3, padding=4, dilation=2)),
+    )
+
+
+def wavenet() -> nn.Module:
+    def forward(m: Any, x: Any) -> Any:
+        h = x.transpose(1, 2)
+        for k, layer in enumerate((m.a, m.b)):
+            gates = layer(F.pad(h, (2**k, 0)))
+            h = h + torch.tanh(gates[:, :6]) * torch.sigmoid(gates[:, 6:])
+        return h.transpose(1, 2)
+
+    return Fn(forward, a=nn.Conv1d(6, 12, 2), b=nn.Conv1d(6, 12, 2, dilation=2))
+
+
+def crnn() -> nn.Module:
+    def forward(m: Any, x: Any) -> Any:
+        h = F.relu(m.c(F.pad(x.unsqueeze(1), (1, 1, 2, 0))))
+        return m.g(h.permute(0, 2, 1, 3).flatten(2))[0]
+
+    return Fn(forward, c=nn.Conv2d(1, 4, 3, stride=(1, 2)), g=nn.GRU(12, 7, batch_first=True))
+
+
+def strided() -> nn.Module:
+    return Fn(
+        lambda m, x: m.g(F.relu(m.c(x.transpose(1, 2))).transpose(1, 2))[0],
+        c=nn.Conv1d(6, 5, 4, stride=2, padding=1),
+        g=nn.LSTM(5, 4, batch_first=True),
+    )
+
+
+def looped_cell() -> nn.Module:
+    def forward(m: Any, x: Any) -> Any:
+        h, c = torch.zeros(x.size(0), 5), torch.zeros(x.size(0), 5)
+        outs = []
+        for t in range(x.size(1)):
+            h, c = m.cell(x[:, t], (h, c))
+            outs.append(h)
+        return torch.stack(outs, 1)
+
+    return Fn(forward, cell=nn.LSTMCell(6, 5))
+
+
+def squeeze_excite() -> nn.Module:
+    return Fn(
+        lambda m, x: x * torch.sigmoid(m.b(F.silu(m.a(m.n(x))))),
+        a=nn.Linear(6, 2), b=nn.Linear(2, 6), n=nn.LayerNorm(6),
+    )  # fmt: skip
+
+
+def transformer(norm_first: bool) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(
+        8, 2, 16, dropout=0.0, batch_first=True, norm_first=norm_first
+    )
+
+    def forward(m: Any, x: Any) -> Any:
+        n = x.shape[1]
+        mask = torch.triu(torch.full((n, n), float("-inf")), 1)
+        return m.head(m.encoder(m.embed(x), mask, is_causal=True))
+
+    return Fn(
+        forward, embed=nn.Linear(6, 8), head=nn.Linear(8, 3),
+        encoder=nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
+    )  # fmt: skip
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
+    "tcn": (tcn, {}),
+    "chomp": (chomp, {}),
+    "wavenet": (wavenet, {}),
+    "crnn": (crnn, {}),
+    "strided": (strided, {}),
+    "looped_cell": (looped_cell, {}),
+    "squeeze_excite": (squeeze_excite, {}),
+    "transformer_post": (lambda: transformer(False), {"context": 32}),
+    "transformer_pre": (lambda: transformer(True), {"context": 32}),
+}
+T = 24
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_stream_is_the_module(name: str) -> None:
+    torch.manual_seed(1)
+    make, options = MODELS[name]
+    module = make().eval()
+    step = to_step(from_torch(module, torch.randn(2, 18, 6), **options))
+    x = torch.randn(1, T, 6)
+    with torch.no_grad():
+        want = module(x)[0].numpy()
+    got = Interpreter(step).sequence(x.numpy().astype(np.float64))[0][0]
+    lag = step.meta.get("delay", 0) * len(want) // T
+    n = len(want) - lag
+    assert n > 8
+    assert np.abs(got[lag : lag + n] - want[:n]).max() < 1e-5 * max(1.0, np.abs(want).max())
+
+
+def test_tokens() -> None:
+    module = Fn(
+        lambda m, x: m.o(m.g(m.e(x))[0]),
+        e=nn.Embedding(20, 6), g=nn.GRU(6, 8, batch_first=True), o=nn.Linear(8, 20),
+    ).eval()  # fmt: skip
+    step = to_step(from_torch(module, torch.randint(0, 20, (2, 13))))
+    x = torch.randint(0, 20, (1, T))
+    with torch.no_grad():
+        want = module(x)[0].numpy()
+    got = Interpreter(step).sequence(x.numpy().astype(np.float64)[..., None])[0][0]
+    assert np.abs(got - want).max() < 1e-5
+
+
+def test_what_looks_ahead_compiles_as_a_window() -> None:
+    module = Fn(
+        lambda m, x: m.g(x)[0].mean(1), g=nn.GRU(6, 4, batch_first=True, bidirectional=True)
+    ).eval()
+    step = to_step(from_torch(module, torch.randn(1, 12, 6), window=12, hop=4))
+    x = torch.randn(1, 36, 6)
+    machine = Interpreter(step)
+    outs = [machine(x[:, t : t + 4].numpy().astype(np.float64))[0][0] for t in range(0, 36, 4)]
+    for k in range(2, 9):
+        with torch.no_grad():
+            want = module(x[:, 4 * k - 8 : 4 * k + 4])[0].numpy()
+        assert np.abs(outs[k].ravel() - want).max() < 1e-5
+
+
+def test_states_as_arguments() -> None:
+    module = Fn(lambda m, x, h: m.g(x, h), g=nn.GRU(6, 5, batch_first=True)).eval()
+    graph = from_torch(module, (torch.randn(1, 9, 6), torch.zeros(1, 1, 5)))
+    step = to_step(graph)
+    x = torch.randn(1, T, 6)
+    with torch.no_grad():
+        want = module(x, torch.zeros(1, 1, 5))[0][0].numpy()
+    got = Interpreter(step).sequence(x.numpy().astype(np.float64))[0][0]
+    assert np.abs(got - want).max() < 1e-5
+
+
+def test_hidden_states_are_exposed_and_the_module_is_left_alone() -> None:
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = nn.GRU(6, 5, batch_first=True)
+            self.hidden = torch.zeros(1, 1, 5)
+
+        def forward(self, x: Any) -> Any:
+            y, self.hidden = self.gru(x, self.hidden)
+            return y
+
+    module = Hidden().eval()
+    before = module.hidden
+    step = to_step(from_torch(module, torch.randn(1, 9, 6)))
+    assert module.hidden is before and not np.any(before.numpy())
+    x = torch.randn(1, T, 6)
+    got = Interpreter(step).sequence(x.numpy().astype(np.float64))[0][0]
+    with torch.no_grad():
+        want = np.concatenate([module(x[:, :10])[0].numpy(), module(x[:, 10:])[0].numpy()])
+    assert np.abs(got - want).max() < 1e-5
+
+
+def test_beatnet() -> None:
+    """A published model: convolution per frame, frames merged into the batch, hidden states."""
+    source = find("BeatNet", "BeatNet", "model.py")
+    weights = find("BeatNet", "BeatNet", "models", "model_1_weights.pt")
+    if not source.is_file():
+        pytest.skip("the package BeatNet could not be had (make setup fetches it)")
+    spec = importlib.util.spec_from_file_location("beatnet_model", source)
+    assert spec is not None and spec.loader is not None
+    code = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(code)
+    module = code.BDA(272, 150, 2, "cpu")
+    module.load_state_dict(torch.load(weights, weights_only=True))
+    step = to_step(from_torch(module.eval(), torch.randn(1, 20, 272)))
+    assert sorted(s.init.size for s in step.states) == [150] * 4
+    x = torch.rand(1, T, 272)
+    module.hidden, module.cell = torch.zeros(2, 1, 150), torch.zeros(2, 1, 150)
+    with torch.no_grad():
+        want = module(x)[0].T.numpy()
+    got = Interpreter(step).sequence(x.numpy().astype(np.float64))[0][0]
+    assert np.abs(got - want).max() <= 1e-4 * np.abs(want).max()
