@@ -46,7 +46,7 @@ def python(*args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("args", [[], ["compile"], ["targets"], ["stream"]])
+@pytest.mark.parametrize("args", [[], ["compile"], ["inspect"], ["targets"], ["stream"]])
 def test_help_imports_nothing_heavy(args: list[str]) -> None:
     code = (
         "import sys\n"
@@ -77,12 +77,16 @@ def test_import_edgeseq_is_light() -> None:
 
 def test_help_names_every_command_and_option() -> None:
     text = run("--help").stdout
-    names = ("init", "compile", "targets", "verify", "report", "stream", "train", "doctor")
+    names = (
+        "init", "inspect", "compile", "targets", "verify", "report", "stream", "train", "doctor",
+    )  # fmt: skip
     for name in names:
         assert name in text
         assert "--help" in run(name, "--help").stdout
     options = run("compile", "--help").stdout
     for option in (
+        "--set", "--state", "--time-axis", "--batch-axis", "--window", "--hop", "--context",
+        "--frame-hop", "--snr",
         "--target", "--tier", "--out", "--config", "--calib", "--name", "--weights-bits",
         "--activation-bits", "--calibration", "--formats", "--dump", "--force", "--debug", "-v",
     ):  # fmt: skip
@@ -167,6 +171,9 @@ def test_debug_shows_the_traceback() -> None:
         ["compile", "--target", "rpi", "--formats", "exe"],
         ["compile", "--target", "rpi", "--formats", ","],
         ["compile", "--target", "rpi", "--calib", "x.npz"],
+        ["compile", "--target", "rpi", "--snr", "0"],
+        ["inspect"],
+        ["inspect", "model.onnx", "--set", "sr"],
         ["compile", "model.pt2", "--target", "rpi"],
         ["stream", "build"],
         ["verify"],

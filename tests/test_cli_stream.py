@@ -28,7 +28,9 @@ class Doubler:
     def __init__(self, folder: Path, backend: str, *, windows: bool) -> None:
         Doubler.made = (Path(folder), backend, windows)
         output = SimpleNamespace(name="logits", labels=("left", "right"))
-        self.manifest = SimpleNamespace(outputs=(output,))
+        frame = SimpleNamespace(name="x", shape=(2,), frames=1, hop=None)
+        model = SimpleNamespace(mode="stream")
+        self.manifest = SimpleNamespace(inputs=(frame,), outputs=(output,), model=model)
         self.pushes: list[int] = []
         self.reset()
 

@@ -31,7 +31,7 @@ def candidate() -> Candidate:
     torch.manual_seed(0)
     frames = np.random.default_rng(0).normal(size=(4, 40, 3))
     graph = from_torch(Net(), torch.zeros(1, 8, 3))
-    model = Model("gru8", "net", "a test", "gru", graph, None, frames, frames[:1])
+    model = Model("gru8", "net", "a test", "gru", graph, None, [frames], [frames[:1]])
     return make_candidate(model, QuantOptions(), Silent())
 
 

@@ -135,13 +135,17 @@ def test_byte_order_marks(tmp_path: Path) -> None:
 def test_missing_packages_are_named_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(building, "_installed", lambda name: name not in ("onnx", "unicorn"))
+    monkeypatch.setattr("edgeseq.emit.installed", lambda name: name not in ("onnx", "numba"))
     m4 = load_target("cortex-m4")
-    with pytest.raises(BackendError, match="cannot import onnx, unicorn"):
-        building._need(("native", "onnx"), [m4])
-    with pytest.raises(BackendError, match="cannot import unicorn\n"):
-        building._need(("native",), [m4])
-    building._need(("native",), [load_target("linux-x86-64")])
+    with pytest.raises(BackendError, match="cannot import numba, onnx"):
+        building._need(("native", "onnx"), [m4], (), asked=True)
+    with pytest.raises(BackendError, match="cannot import numba\n"):
+        building._need(("native", "onnx"), [m4], (), asked=False)
+
+
+def test_a_missing_emulator_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeseq.emit.installed", lambda name: name != "unicorn")
+    building._need(("native", "onnx"), [load_target("cortex-m4")], (), asked=True)
 
 
 def test_an_output_that_cannot_show_a_character(tmp_path: Path) -> None:

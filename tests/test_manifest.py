@@ -46,7 +46,7 @@ def test_numpy_scalars_and_lists_are_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "key", "says"),
     [
-        (["schema"], 2, "schema", "version 2"),
+        (["schema"], 3, "schema", "version 3"),
         (["schema"], True, "schema", "version True"),
         (["extra"], 1, "extra", "unknown key"),
         (["inputs", 0, "scales"], 1, "inputs[0].scales", "did you mean 'scale'"),

@@ -165,6 +165,35 @@ def test_cautions_name_what_a_person_must_know() -> None:
     assert "time per step" not in text  # 70 of 100 µs leave headroom
 
 
+def test_delay_widened_matrices_and_float_operations_are_told() -> None:
+    made = manifest()
+    plain = facts_of([made]).advice
+    assert not any("lags" in t or "16-bit" in t for t in plain.reasons)
+    outputs = tuple(dataclasses.replace(o, delay=5) for o in made.outputs)
+    formats = tuple(
+        m.FormatInfo(format=f, file=made.formats[0].file, float_nodes=("norm1", "norm2"))
+        for f in ("tflite_int8", "tflite_int16x8")
+    )
+    told = dataclasses.replace(
+        made,
+        outputs=outputs,
+        formats=(*made.formats, *formats),
+        model=dataclasses.replace(made.model, widened=tuple(f"layer{i}" for i in range(10))),
+    )
+    advice = facts_of([told]).advice
+    reasons = " ".join(advice.reasons).replace("\u202f", " ")
+    assert "Its output lags the input by 5 frames (100 ms): it looks that far ahead." in reasons
+    assert "10 matrices have 16-bit weights" in reasons and "layer7 and 2 more." in reasons
+    name = made.formats[0].file
+    text = f"{name} and {name} compute 2 operations in float32: norm1 and norm2."
+    assert text in advice.cautions
+    page = render_page(facts_of([told]))
+    assert "delay 5 frames" in page and "<code>layer9</code>" in page
+    two = (*outputs, dataclasses.replace(outputs[0], name="z", delay=1))
+    text = " ".join(facts_of([dataclasses.replace(made, outputs=two)]).advice.reasons)
+    assert "Its output z lags the input by 1 frame (20 ms)" in text
+
+
 def test_without_test_set_and_emulator() -> None:
     facts = facts_of([imported()])
     assert facts.quality == "snr"

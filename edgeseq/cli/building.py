@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edgeseq.cli.reading import import_options, options_of
 from edgeseq.cli.screen import show_report, table
 from edgeseq.errors import BackendError, ModelError, UsageError
 
@@ -28,12 +28,6 @@ __all__ = ["compile_command", "identifier", "override", "train_command", "traine
 Changes = dict[str, dict[str, Any]]
 
 FORMATS = ("native", "onnx", "tflite")
-# What writing and checking a format imports.
-_PACKAGES = {
-    "native": (),
-    "onnx": ("onnx", "onnxruntime"),
-    "tflite": ("flatbuffers", "ai_edge_litert"),
-}
 _CONFIG_OPTION = click.option(
     "--config",
     "config_path",
@@ -67,8 +61,17 @@ _FORCE_OPTION = click.option("--force", is_flag=True, help="Train again although
 @_CONFIG_OPTION
 @click.option(
     "--calib",
-    help="With MODEL: frames to calibrate with (.npz, .npy, .csv, .wav, a folder, a set's name).",
+    help="With MODEL: recordings to calibrate with (.npz, .npy, .csv, .wav, a folder of these, a "
+    "set's name). An .npz holds an array for each input.",
 )
+@click.option(
+    "--frame-hop",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With MODEL: samples from one frame to the next where frames are cut from audio. "
+    "Default: the length of a frame.",
+)
+@import_options
 @click.option("--name", help="Names the C functions: NAME_step, NAME_reset.")
 @click.option("--weights-bits", type=click.Choice(["8", "16"]), help="Width of weights.")
 @click.option("--activation-bits", type=click.Choice(["8", "16"]), help="Width of activations.")
@@ -76,6 +79,12 @@ _FORCE_OPTION = click.option("--force", is_flag=True, help="Train again although
     "--calibration",
     type=click.Choice(["minmax", "percentile", "mse", "entropy"]),
     help="How ranges are found.",
+)
+@click.option(
+    "--snr",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="DB",
+    help="Widen weights to 16 bits where the outputs need it to be so far above their error.",
 )
 @click.option(
     "--formats",
@@ -95,18 +104,22 @@ def compile_command(
     out: Path,
     config_path: Path,
     calib: str | None,
+    frame_hop: int | None,
     name: str | None,
     weights_bits: str | None,
     activation_bits: str | None,
     calibration: str | None,
+    snr: float | None,
     formats: str | None,
     dump: Path | None,
     force: bool,
+    **how: Any,
 ) -> None:
     """Compile for each --target, verify, and report.
 
     Without MODEL, the project in ./edgeseq.toml is trained first if that is needed. MODEL is a
-    model made elsewhere, saved with torch.export.save (.pt2).
+    model made elsewhere: an ONNX file, or one saved with torch.export.save (.pt2). `edgeseq inspect
+    MODEL` says what it is and whether it compiles.
     """
     from edgeseq.cli.progress import Screen
     from edgeseq.target import load_target
@@ -118,19 +131,16 @@ def compile_command(
             "weight_bits": int(weights_bits) if weights_bits else None,
             "activation_bits": int(activation_bits) if activation_bits else None,
             "calibration": calibration,
+            "snr_db": snr,
         },
         "compile": {"formats": _formats(formats), "tiers": list(tiers) or None},
     }
-    if model is None and calib is not None:
-        raise UsageError(
-            "--calib goes with a MODEL; a project is calibrated with its training data",
-            fix="leave --calib out, or name the model file to compile",
-        )
     if model is None:
+        _model_only(calib, frame_hop, how)
         from edgeseq.config import load_config
 
         config = override(load_config(config_path), changes)
-        _need(config.compile.formats, chosen)
+        _need(config.compile.formats, chosen, ("torch", "pydantic"), asked=formats is not None)
         from edgeseq.compiler import compile_project
 
         work = trained_folder(config_path)
@@ -139,12 +149,14 @@ def compile_command(
         with Screen() as screen:
             built = compile_project(config, chosen, out, work=work, dump=dump, progress=screen)
     elif calib is None:
-        raise UsageError("a MODEL needs frames to calibrate with", fix="add --calib frames.npz")
+        raise UsageError("a MODEL needs recordings to calibrate with", fix="add --calib frames.npz")
     else:
+        options = options_of(**how)
         if not model.is_file():
-            raise ModelError("no such file", where=str(model), fix="name a .pt2 file")
-        quant, options = model_settings(config_path, changes)
-        _need(options.formats, chosen)
+            raise ModelError("no such file", where=str(model), fix="name a .onnx or .pt2 file")
+        quant, table = model_settings(config_path, changes)
+        needed = ("onnx",) if model.suffix.lower() == ".onnx" else ()
+        _need(table.formats, chosen, needed, asked=formats is not None)
         from edgeseq.compiler import compile_model, settings_of
 
         with Screen() as screen:
@@ -154,7 +166,9 @@ def compile_command(
                 out,
                 calib=calib,
                 name=name or identifier(model.stem),
-                settings=settings_of(quant, options),
+                settings=settings_of(quant, table),
+                options=options,
+                frame_hop=frame_hop,
                 dump=dump,
                 progress=screen,
             )
@@ -264,20 +278,44 @@ def identifier(text: str) -> str:
     return (name if name[:1].isalpha() else f"model_{name}")[:40]
 
 
-def _need(formats: Sequence[str], targets: Sequence[Target]) -> None:
-    """See that what a compilation will import is installed, before anything long is started.
+def _model_only(calib: str | None, frame_hop: int | None, how: Mapping[str, Any]) -> None:
+    """Refuse what is about a MODEL where none is named."""
+    given = [
+        f"--{name.replace('_', '-')}" for name, value in how.items() if value not in (None, ())
+    ]
+    given += ["--calib"] * (calib is not None) + ["--frame-hop"] * (frame_hop is not None)
+    if given:
+        raise UsageError(
+            f"{given[-1]} goes with a MODEL; a project says in edgeseq.toml what it is trained and "
+            "calibrated with",
+            fix=f"leave {given[-1]} out, or name the model file to compile",
+        )
+
+
+def _need(
+    formats: Sequence[str], targets: Sequence[Target], more: Sequence[str], *, asked: bool
+) -> None:
+    """See that what a compilation cannot do without is installed, before anything long is started.
+
+    What only runs or checks a result may be missing: then the report says that it was not run.
+
+    Args:
+        formats: to be written.
+        targets: to compile for.
+        more: modules that reading the model needs.
+        asked: the formats were asked for by name, so that none may be left out.
 
     Raises:
         BackendError: names all that is missing.
     """
-    needed = ["torch", "numba", "llvmlite", "elftools", "matplotlib", "jinja2"]
+    from edgeseq.emit import format_of, installed
+
+    needed = ["numba", "llvmlite", "elftools", "matplotlib", "jinja2", *more]
     for name in formats:
-        needed += _PACKAGES[name]
-    if any(target.emulator for target in targets):
-        needed.append("unicorn")
+        needed += format_of(name).packages if asked else ()
     if "native" in formats and any(target.format == "shared" for target in targets):
         needed.append("ziglang")
-    missing = [name for name in needed if not _installed(name)]
+    missing = [name for name in dict.fromkeys(needed) if not installed(name)]
     if missing:
         raise BackendError(
             f"cannot import {', '.join(missing)}",
@@ -285,13 +323,6 @@ def _need(formats: Sequence[str], targets: Sequence[Target]) -> None:
             fix="pip install 'edgeseq[all]' (`edgeseq doctor` shows what is missing for what), "
             "or leave formats out with --formats",
         )
-
-
-def _installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def _formats(text: str | None) -> list[str] | None:

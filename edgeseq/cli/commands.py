@@ -1,4 +1,4 @@
-"""The commands, but for `stream`, `compile` and `train`, which have files of their own."""
+"""The commands, but for those that have files of their own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 
 from edgeseq.cli.artifacts import artifact_folders
 from edgeseq.cli.building import compile_command, train_command
+from edgeseq.cli.reading import inspect_command
 from edgeseq.cli.screen import show_report, table
 from edgeseq.cli.streaming import stream_command
 from edgeseq.errors import ConfigError, EdgeseqError
@@ -143,6 +144,7 @@ def doctor_command() -> None:
 
 COMMANDS: tuple[click.Command, ...] = (
     init_command,
+    inspect_command,
     compile_command,
     targets_command,
     verify_command,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from edgeseq.runtime import Stream
 
     Frames = npt.NDArray[np.float32]
+    Pushed = Frames | dict[str, Frames]
 
 __all__ = ["answers", "read_lines", "stream_command"]
 
@@ -34,7 +36,8 @@ CHUNK = 256
     "--input",
     "source",
     required=True,
-    help="Frames: a .csv, .npy, .npz or .wav file, or - for CSV lines from standard input.",
+    help="Recordings: a .csv, .npy, .npz or .wav file (.npz with an array for each input of the "
+    "model), a folder of these, or - for CSV lines from standard input.",
 )
 @click.option(
     "--windows",
@@ -53,21 +56,21 @@ def stream_command(directory: Path, source: str, windows: bool, backend: str) ->
     A line holds the frame it belongs to (counted from 0 in each sequence), the outputs and, for a
     classifier, the class and its score. A CSV line of the input is one frame, its fields the
     channels. From standard input each line is answered at once, so that a live sensor can be piped
-    in.
+    in. Of audio, frames are cut as they were for calibration.
     """
     folder = one_artifact(directory)
     from edgeseq.runtime import Stream
 
     stream = Stream(folder, backend, windows=windows)
-    pieces: Iterator[tuple[int | None, Frames]]
+    pieces: Iterator[tuple[int | None, Pushed]]
     if source == "-":
         if sys.stdin is None:
             raise DataError(
                 "is closed", where="standard input", fix="pipe CSV lines in, or name a file"
             )
-        pieces = ((None, frame) for frame in read_lines(sys.stdin))
+        pieces = ((None, frame) for frame in _from_lines(sys.stdin, stream))
     else:
-        pieces = _read_file(source)
+        pieces = _read_file(source, stream)
     current: int | None = None
     for sequence, frames in pieces:
         if sequence != current:
@@ -78,30 +81,63 @@ def stream_command(directory: Path, source: str, windows: bool, backend: str) ->
 
 
 def answers(stream: Stream, outputs: Any, sequence: int | None) -> Iterator[dict[str, Any]]:
-    """What is printed for the outputs of the latest push: one dict per output."""
-    named = outputs if isinstance(outputs, dict) else {stream.manifest.outputs[0].name: outputs}
-    first = next(iter(named.values()))
-    classifies = bool(stream.manifest.outputs[0].labels) and len(named) == 1
-    decisions = stream.decide(first) if classifies else [None] * len(first)
-    for row, (position, decision) in enumerate(zip(stream.positions, decisions, strict=True)):
-        line: dict[str, Any] = {} if sequence is None else {"sequence": sequence}
-        line["frame"] = int(position)
-        if decision is not None:
-            line |= {"label": decision.label, "score": round(decision.score, 4)}
-        # Nine digits hold every stored value and its scale; more would only be noise.
-        line |= {name: [float(f"{v:.9g}") for v in y[row].ravel()] for name, y in named.items()}
-        yield line
+    """What is printed for the outputs of the latest push: one dict per frame that has one."""
+    infos = stream.manifest.outputs
+    named = outputs if isinstance(outputs, dict) else {infos[0].name: outputs}
+    classifies = bool(infos[0].labels) and len(named) == 1
+    lines: dict[int, dict[str, Any]] = {}
+    for name, values in named.items():
+        places = stream.positions if len(named) == 1 else stream.positions_of(name)
+        decisions = stream.decide(values) if classifies else [None] * len(values)
+        for position, value, decision in zip(places, values, decisions, strict=True):
+            line = lines.setdefault(int(position), {})
+            if decision is not None:
+                line |= {"label": decision.label, "score": round(decision.score, 4)}
+            # Nine digits hold every stored value and its scale; more would only be noise.
+            line[name] = [float(f"{v:.9g}") for v in value.ravel()]
+    first: dict[str, Any] = {} if sequence is None else {"sequence": sequence}
+    for position in sorted(lines):
+        yield first | {"frame": position} | lines[position]
 
 
-def _read_file(source: str) -> Iterator[tuple[int | None, Frames]]:
-    from edgeseq.data import load_frames
+def _read_file(source: str, stream: Stream) -> Iterator[tuple[int | None, Pushed]]:
+    from edgeseq.data import InputSpec, load_inputs
 
-    sequences = load_frames(source, constant_ok=True)
-    for sequence, frames in enumerate(sequences):
+    manifest = stream.manifest
+    whole = manifest.model.mode == "window"
+    specs = [
+        InputSpec(i.name, i.shape[1:] if i.frames > 1 else i.shape, hop=i.hop, window=whole)
+        for i in manifest.inputs
+    ]
+    sequences = load_inputs(source, specs, constant_ok=True).sequences
+    for sequence, arrays in enumerate(sequences):
         # The number is only worth saying where there are several.
         number = sequence if len(sequences) > 1 else None
-        for start in range(0, len(frames), CHUNK):
-            yield number, frames[start : start + CHUNK]
+        for start in range(0, len(arrays[0]), CHUNK):
+            frames = [x[start : start + CHUNK] for x in arrays]
+            yield number, _by_name(stream, frames)
+
+
+def _by_name(stream: Stream, frames: list[Frames]) -> Pushed:
+    """What `Stream.push` takes."""
+    if len(frames) == 1:
+        return frames[0]
+    return {i.name: x for i, x in zip(stream.manifest.inputs, frames, strict=True)}
+
+
+def _from_lines(lines: Iterable[str], stream: Stream) -> Iterator[Frames]:
+    inputs = stream.manifest.inputs
+    if len(inputs) > 1:
+        raise DataError(
+            f"has one kind of frames, the model takes {len(inputs)} inputs",
+            where="standard input",
+            fix=f"name an .npz file with the arrays {', '.join(i.name for i in inputs)}",
+        )
+    shape = inputs[0].shape[1:] if inputs[0].frames > 1 else inputs[0].shape
+    for frame in read_lines(lines):
+        # A line holds the elements of a frame one after another.
+        fits = len(shape) != 1 and frame.size == math.prod(shape)
+        yield frame.reshape(1, *shape) if fits else frame
 
 
 def read_lines(stream: Iterable[str], name: str = "standard input") -> Iterator[Frames]:

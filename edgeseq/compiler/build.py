@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread
+from typing import TYPE_CHECKING
 
 from edgeseq.compiler.candidate import Candidate, make_candidate, verify_candidate
 from edgeseq.compiler.describe import candidate_info, file_infos, manifest_of
@@ -33,10 +34,16 @@ from edgeseq.quant import QuantOptions
 from edgeseq.target import Target, Tier
 from edgeseq.verify.artifact import GRAPH_FILE
 
+if TYPE_CHECKING:
+    from edgeseq.frontend.options import ImportOptions
+
 __all__ = ["Built", "Settings", "compile_model", "compile_project", "settings_of"]
 
-GOLDEN_FRAMES = 256
+# What main.c holds as text: fewer frames where they are large.
+GOLDEN_FRAMES, GOLDEN_LEAST, GOLDEN_NUMBERS = 256, 8, 1 << 18
 GOLDEN_FILE = "golden.npz"
+IMPORTED_SNR = 30.0
+"""Signal-to-noise ratio that matrices of imported models are widened towards, dB."""
 
 
 @dataclass(frozen=True)
@@ -116,18 +123,24 @@ def compile_model(
     calib: str | Path,
     name: str,
     settings: Settings | None = None,
+    options: ImportOptions | None = None,
+    frame_hop: int | None = None,
     dump: Path | None = None,
     progress: Progress | None = None,
 ) -> list[Built]:
-    """Compile a model made elsewhere, saved with ``torch.export.save``.
+    """Compile a model made elsewhere.
 
     Args:
-        path: the `.pt2` file; it is parsed, never executed.
+        path: an ONNX file, or a `.pt2` file as ``torch.export.save`` writes it; it is parsed, never
+            executed.
         targets: at least one.
         out: folders are written as OUT/TARGET/TIER.
-        calib: frames to calibrate and verify with.
+        calib: recordings to calibrate and verify with (`edgeseq.data.load_inputs`).
         name: prefix of the C functions, a C identifier.
-        settings: how to compile.
+        settings: how to compile; without an SNR asked for, 30 dB are the goal.
+        options: what the model file does not say itself.
+        frame_hop: samples from one frame to the next where frames are cut from audio; None: they
+            do not overlap.
         dump: write the Graph as text after every pass into this folder.
         progress: told the stages.
 
@@ -135,6 +148,9 @@ def compile_model(
         EdgeseqError: the first thing that went wrong; what stood in `out` before stays.
     """
     watching, settings = progress or Silent(), settings or Settings()
+    if settings.quant.snr is None:  # without labels, the only accuracy there is
+        goal = replace(settings.quant, snr=IMPORTED_SNR, snr_goal=True)
+        settings = replace(settings, quant=goal)
     if not (name.isidentifier() and name.isascii()):
         raise GraphError(
             f"the name {name!r} is not a C identifier",
@@ -144,7 +160,7 @@ def compile_model(
     targets = _checked_targets(targets, settings.tiers)
     ensure_writable(out)
     watching.stage(f"reading {path.name}")
-    model = imported_model(path, calib, name, settings.steps)
+    model = imported_model(path, calib, name, settings.steps, options, frame_hop)
     return _build([model], targets, out, settings, dump, watching)
 
 
@@ -213,10 +229,13 @@ def _build(
     dump: Path | None,
     progress: Progress,
 ) -> list[Built]:
-    if "tflite" in settings.formats:
+    if "tflite" in settings.formats and not format_of("tflite").missing():
         # Looking for the runtimes starts processes, which take a second on the other core.
         Thread(target=look_for_runtimes, daemon=True).start()
-    made = [make_candidate(m, settings.quant, progress, _watch(dump, m.name)) for m in models]
+    made = [
+        make_candidate(m, settings.quant, progress, _watch(dump, m.name), settings.steps)
+        for m in models
+    ]
     made.sort(key=lambda c: c.rank, reverse=True)
     with tempfile.TemporaryDirectory(prefix="edgeseq-") as temporary:
         session = _Session(made, settings, Path(temporary), progress)
@@ -334,9 +353,10 @@ class _Session:
             ) as finish:
                 verify_candidate(candidate, self.progress, steps)
                 files = finish()
-            golden = make_golden(
-                candidate.integer, [x[0, :GOLDEN_FRAMES] for x in candidate.stored_frames()]
-            )
+            ports = (*candidate.integer.inputs, *candidate.integer.outputs)
+            size = sum(candidate.integer.types[v].size for v in ports)
+            count = max(GOLDEN_LEAST, min(GOLDEN_FRAMES, GOLDEN_NUMBERS // max(size, 1)))
+            golden = make_golden(candidate.integer, [x[0, :count] for x in candidate.stored_frames])
             write_golden(golden, folder / GOLDEN_FILE)
             (folder / GRAPH_FILE).write_text(candidate.text, encoding="utf-8")
             files.kinds |= {GOLDEN_FILE: "golden frames", GRAPH_FILE: "integer step, as text"}
@@ -387,7 +407,7 @@ class _Session:
                 files=file_infos(folder, files.kinds),
                 checks=[*candidate.checks, *winner.checks],
                 candidates=infos if len(infos) > 1 else [],
-                notes=self._notes(candidate),
+                notes=[*candidate.model.notes],
             )
             write(manifest, folder / MANIFEST)
         return manifest
@@ -416,11 +436,3 @@ class _Session:
         written = format_of("native").write(job)
         library = next(p for p in written if p.suffix in (".a", ".so"))
         return FormatInfo(format="native", file=library.name)
-
-    @staticmethod
-    def _notes(candidate: Candidate) -> list[str]:
-        notes = []
-        if candidate.quantised.widened:
-            names = ", ".join(candidate.quantised.widened)
-            notes.append(f"16-bit weights, to reach the signal-to-noise ratio asked for: {names}")
-        return notes

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeseq.compiler.models import Model, Progress
+from edgeseq.compiler.original import NotComparable, OnnxFile
+from edgeseq.errors import DataError
+from edgeseq.ir.blocks import delay_of, per_frame, per_step, run_steps
+from edgeseq.ir.cost import token_inputs
 from edgeseq.ir.graph import Graph
 from edgeseq.ir.interp import Interpreter
 from edgeseq.ir.io import from_stored, prepare, to_stored
@@ -20,10 +26,12 @@ from edgeseq.passes import Watch, to_step
 from edgeseq.quant import Quantised, QuantOptions, quantise, snr_db
 from edgeseq.verify import (
     EXACT,
+    Level,
     Within,
     check_sensitivity,
     check_stability,
     compare,
+    long_run,
     not_run,
 )
 from edgeseq.verify.answers import by_host, by_interpreter
@@ -35,6 +43,8 @@ Array = npt.NDArray[Any]
 _WINDOWS = 64
 _TORCH = Within(1e-4)
 _STREAM = Within(1e-6)
+_HALF = Within(0.02)  # a file in half precision rounds to 11 bits at every operation
+_FILES = 4  # sequences that an ONNX file is run over, frame by frame
 
 
 @dataclass
@@ -46,17 +56,21 @@ class Candidate:
         step: real step.
         quantised: integer step and what is known of it.
         host: the integer step on this machine.
+        frames: `Model.frames` as the step takes them: raw, [1, S, *shape] per input.
+        calibration: `Model.calibration` likewise, [B, S, *shape] per input.
         results: how well each format does.
         confusion: of the integer model on the test set, None without one.
         checks: comparisons made so far.
-        reference: real outputs over `Model.frames`, [1, T, *shape] each.
-        answers: answers of the integer step over `Model.frames`, stored integers.
+        reference: real outputs over `frames`, [1, S, *shape] each.
+        answers: answers of the integer step over `frames`, stored integers.
     """
 
     model: Model
     step: Graph
     quantised: Quantised
     host: HostStep
+    frames: list[Array]
+    calibration: list[Array]
     results: dict[Format, Accuracy] = field(default_factory=dict)
     confusion: Confusion | None = None
     checks: list[Verification] = field(default_factory=list)
@@ -73,30 +87,51 @@ class Candidate:
         """Numbers that were trained: the constants of the real step."""
         return sum(a.size for a in self.step.consts.values())
 
+    def stored(self, raw: Sequence[Array]) -> list[Array]:
+        """Raw frames of each input as the integer step reads them."""
+        return [
+            to_stored(self.integer, n, x) for n, x in zip(self.integer.inputs, raw, strict=True)
+        ]
+
+    @cached_property
     def stored_frames(self) -> list[Array]:
-        """`Model.frames` as the integer step reads them."""
-        return [to_stored(self.integer, name, self.model.frames) for name in self.integer.inputs]
+        """`frames` as the integer step reads them."""
+        return self.stored(self.frames)
 
     def exact(self, steps: int) -> dict[str, Array]:
         """What the interpreter makes of the first `steps` stored frames; run once, then kept."""
         if steps not in self._exact:
-            frames = [x[:, :steps] for x in self.stored_frames()]
+            frames = [x[:, :steps] for x in self.stored_frames]
             self._exact[steps] = by_interpreter(self.integer, frames)
         return self._exact[steps]
+
+    @cached_property
+    def own_error(self) -> float:
+        """Greatest difference of the integer step to the real one over `frames`.
+
+        As a share of the greatest magnitude of the output; the greatest of all outputs.
+        """
+        shares = []
+        for name, real, stored in zip(
+            self.integer.outputs, self.reference, self.answers, strict=True
+        ):
+            top = float(np.abs(real).max()) or 1.0
+            shares.append(float(np.abs(from_stored(self.integer, name, stored) - real).max()) / top)
+        return max(shares)
 
     @cached_property
     def text(self) -> str:
         """The integer step in its text form, constants included."""
         return to_text(self.integer)
 
-    def calibration_frames(self) -> list[Array]:
-        """`Model.calibration` as the integer step reads it."""
-        raw = self.model.calibration
-        return [to_stored(self.integer, name, raw) for name in self.integer.inputs]
+    def prepared(self, raw: Sequence[Array]) -> list[Array]:
+        """Raw frames of each input as the real step reads them."""
+        return _prepared(self.step, raw)
 
-    def prepared(self, raw: Array) -> list[Array]:
-        """Raw frames as the real step reads them."""
-        return [prepare(self.step, name, raw) for name in self.step.inputs]
+    def tested(self) -> list[Array] | None:
+        """The test set as the step takes it, [N, S, *shape] per input; None without one."""
+        test = self.model.test
+        return None if test is None else _per_step(self.step, [test.x])
 
     @property
     def rank(self) -> float:
@@ -106,7 +141,11 @@ class Candidate:
 
 
 def make_candidate(
-    model: Model, options: QuantOptions, progress: Progress, watch: Watch | None = None
+    model: Model,
+    options: QuantOptions,
+    progress: Progress,
+    watch: Watch | None = None,
+    steps: int = 1,
 ) -> Candidate:
     """Stream, quantise and judge `model`.
 
@@ -115,6 +154,7 @@ def make_candidate(
         options: widths and calibration.
         progress: told the stages.
         watch: sees the Graph after every pass.
+        steps: at least so many are verified; recordings that are shorter are repeated.
 
     Raises:
         GraphError, ModelError, QuantiseError, DataError, BackendError: the first stage that cannot
@@ -122,17 +162,18 @@ def make_candidate(
     """
     progress.stage(f"{model.name}: streaming and quantising")
     step = to_step(model.graph, watch)
-    calibration = [prepare(step, name, model.calibration) for name in step.inputs]
-    quantised = quantise(step, calibration, options)
+    calibration = _per_step(step, model.calibration)
+    quantised = quantise(step, _whole_steps(step, calibration), options)
     if watch is not None:
         watch("quantise", quantised.graph)
     progress.stage(f"{model.name}: compiling for this machine")
     host = HostStep(quantised.graph)
-    made = Candidate(model, step, quantised, host)
-    frames = made.prepared(model.frames)
-    made.reference = Interpreter(step).sequence(*frames)
-    check_sensitivity(step, frames, made.reference)
-    made.answers = host.run(*made.stored_frames())
+    frames = _repeated(_per_step(step, model.frames), steps)
+    made = Candidate(model, step, quantised, host, frames, calibration)
+    prepared = made.prepared(frames)
+    made.reference = run_steps(Interpreter(step), prepared)
+    check_sensitivity(step, prepared, made.reference, exact=set(token_inputs(step)))
+    made.answers = host.run(*made.stored_frames)
     progress.stage(f"{model.name}: judging float and integer")
     float_bytes = 4 * made.parameters
     made.results["float"] = judge(made, "float", _real_logits(made), made.reference, float_bytes)
@@ -143,6 +184,38 @@ def make_candidate(
     ]
     made.results["integer"] = judge(made, "integer", _integer_logits(made), real, stored)
     return made
+
+
+def _prepared(step: Graph, raw: Sequence[Array]) -> list[Array]:
+    return [prepare(step, name, x) for name, x in zip(step.inputs, raw, strict=True)]
+
+
+def _repeated(frames: list[Array], steps: int) -> list[Array]:
+    times = -(-steps // frames[0].shape[1])
+    return frames if times == 1 else [np.concatenate([x] * times, axis=1) for x in frames]
+
+
+def _whole_steps(step: Graph, raw: Sequence[Array]) -> list[Array]:
+    """Raw frames of each input, per step, as prepared ones, per frame."""
+    prepared = zip(step.inputs, _prepared(step, raw), strict=True)
+    return [per_frame(step, name, x) for name, x in prepared]
+
+
+def _per_step(step: Graph, frames: Sequence[Array]) -> list[Array]:
+    """Raw frames of each input, [B, T, *frame], as the step takes them.
+
+    Raises:
+        DataError: they do not fill a step.
+    """
+    taken = [per_step(step, name, x) for name, x in zip(step.inputs, frames, strict=True)]
+    if any(x.shape[1] == 0 for x in taken):
+        raise DataError(
+            f"recordings of {frames[0].shape[1]} frames are shorter than a step, which takes "
+            f"{step.meta.get('frames_per_step', 1)}",
+            where=f"model {step.name!r}",
+            fix="use longer recordings",
+        )
+    return taken
 
 
 def judge(
@@ -160,9 +233,9 @@ def judge(
         format: what is judged.
         logits: its first output at the last frame of every test window [N, K], None without a
             test set.
-        outputs: its real outputs over `Model.frames`, None if they were not taken.
+        outputs: its real outputs over `Candidate.frames`, None if they were not taken.
         size: bytes of the format's file or of its parameters.
-        reference: what `outputs` should be; by default the real outputs over `Model.frames`.
+        reference: what `outputs` should be; by default the real outputs over `Candidate.frames`.
     """
     snr: float | None = None
     if outputs is not None and format != "float":
@@ -195,24 +268,23 @@ def confusion_of(
 
 
 def _real_logits(made: Candidate) -> Array | None:
-    test = made.model.test
-    if test is None:
+    tested = made.tested()
+    if tested is None:
         return None
-    machine = Interpreter(made.step, batch=len(test))
-    frames = made.prepared(test.x)
+    machine = Interpreter(made.step, batch=len(tested[0]))
+    frames = made.prepared(tested)
     last: list[Array] = []
-    for t in range(test.x.shape[1]):
+    for t in range(frames[0].shape[1]):
         last = machine(*(x[:, t] for x in frames))
     return last[0]
 
 
 def _integer_logits(made: Candidate) -> Array | None:
-    test = made.model.test
-    if test is None:
+    tested = made.tested()
+    if tested is None:
         return None
-    made.host.resize(len(test))
-    stored = [to_stored(made.integer, name, test.x) for name in made.integer.inputs]
-    outs = made.host.run(*stored)
+    made.host.resize(len(tested[0]))
+    outs = made.host.run(*made.stored(tested))
     made.host.resize(1)
     return outs[0][:, -1]
 
@@ -226,56 +298,115 @@ def verify_candidate(made: Candidate, progress: Progress, steps: int) -> None:
     progress.stage(f"{made.model.name}: verifying the stages")
     made.checks.append(_check_frontend(made))
     made.checks.append(_check_stream(made))
-    got = by_host(made.integer, made.host, [x[:, :steps] for x in made.stored_frames()])
+    got = by_host(made.integer, made.host, [x[:, :steps] for x in made.stored_frames])
     want = made.exact(steps)
     made.checks.append(compare("host kernels", "integer interpreter", EXACT, want, got))
-    progress.stage(f"{made.model.name}: 100 000 steps for drift and silence")
+    long = long_run(made.step, made.integer)
+    progress.stage(f"{made.model.name}: {long:,} steps for drift and silence".replace(",", " "))
 
     def run(frames: list[Array]) -> list[Array]:
         made.host.reset()
         return made.host.run(*frames)
 
-    frames = made.prepared(made.model.frames)
-    made.checks.extend(check_stability(made.step, made.integer, frames, run))
+    frames = made.prepared(made.frames)
+    made.checks.extend(check_stability(made.step, made.integer, frames, run, long))
     made.host.reset()
 
 
-def _sample(made: Candidate) -> Array:
-    """A few sequences for comparisons over whole sequences, [B, T, C]."""
+def _sample(made: Candidate) -> list[Array]:
+    """A few sequences for comparisons over whole sequences, [B, T, *shape] per input."""
     test = made.model.test
     if test is not None:
         pick = np.linspace(0, len(test) - 1, min(_WINDOWS, len(test))).astype(int)
-        return np.asarray(test.x[pick])
-    return made.model.calibration[:_WINDOWS, :256]
+        return [np.asarray(test.x[pick])]
+    meta = made.step.meta
+    least = 2 * (int(meta.get("delay", 0)) + int(meta.get("frames_per_step", 1)))
+    return [x[:_WINDOWS, : max(256, least)] for x in made.model.calibration]
 
 
 def _check_frontend(made: Candidate) -> Verification:
-    stage, against = "real graph", "torch module"
-    module = made.model.module
-    if module is None:
+    """The Graph against the model it was read from."""
+    stage, model = "real graph", made.model
+    if model.file is not None and model.graph.meta.get("source") == "onnx":
+        return _check_file(made, model.file, stage)
+    if model.module is None:
         reason = "the model file is read as data and never executed"
-        return not_run(stage, against, str(_TORCH), reason)
+        return not_run(stage, "torch module", str(_TORCH), reason)
     from edgeseq.frontend.reference import run_module
 
-    x = _sample(made).astype(np.float32)
-    wanted = run_module(module, x)
+    x = [a.astype(np.float32) for a in _sample(made)]
+    want = run_module(model.module, *x)
+    got = Interpreter(model.graph, batch=len(x[0]))(*x)
+    return _steps(_compared(made, stage, "torch module", _TORCH, want, got), x[0])
+
+
+def _check_file(made: Candidate, path: Path, stage: str) -> Verification:
+    model, against = made.model, f"{path.name} in ONNX Runtime"
+    graph = model.graph
+    try:
+        file = OnnxFile(path, graph, model.values)
+        level = _HALF if file.halves else _TORCH
+        if file.longest is None:
+            x = [a[:_FILES] for a in _sample(made)]
+        else:
+            x = [a[:, : file.longest] for a in model.frames]
+        if file.longest is not None and x[0].shape[1] < file.longest:
+            raise NotComparable(f"the file takes {file.longest} frames at once")
+        x = [a.astype(np.float32) for a in x]
+        want = file(x)
+    except NotComparable as e:
+        return not_run(stage, against, str(_TORCH), str(e))
+    machine = Interpreter(graph, batch=len(x[0]))
+    got = run_steps(machine, _per_step(graph, x)) if graph.is_step else machine(*x)
+    return _steps(_compared(made, stage, against, level, want, got), x[0])
+
+
+def _compared(
+    made: Candidate,
+    stage: str,
+    against: str,
+    level: Level,
+    want: Sequence[Array],
+    got: Sequence[Array],
+) -> Verification:
     names = made.model.graph.outputs
-    got = Interpreter(made.model.graph, batch=len(x))(*[x for _ in made.model.graph.inputs])
-    want = dict(zip(names, wanted, strict=True))
-    checked = compare(stage, against, _TORCH, want, dict(zip(names, got, strict=True)))
-    return _steps(checked, x)
+    first, second = (dict(zip(names, values, strict=True)) for values in (want, got))
+    return compare(stage, against, level, first, second)
 
 
 def _check_stream(made: Candidate) -> Verification:
-    x = _sample(made)
-    graph = made.model.graph
-    whole = Interpreter(graph, batch=len(x))(*[x for _ in graph.inputs])
-    streamed = Interpreter(made.step, batch=len(x)).sequence(*made.prepared(x))
+    """The step against the Graph it was made from, which may be a step itself."""
+    x, graph, step = _sample(made), made.model.graph, made.step
+    stage, against = "real step, streamed", "real graph, whole"
+    if graph.is_step:
+        stage, against = "real step, simplified", "real step, as read"
+    frames = _per_step(step, x)
+    machine = Interpreter(graph, batch=len(x[0]))
+    if graph.is_step:
+        whole = run_steps(machine, _per_step(graph, x))
+    else:  # only what fills whole steps has been streamed
+        cut = [per_frame(step, n, a) for n, a in zip(step.inputs, frames, strict=True)]
+        whole = machine(*cut)
+    streamed = run_steps(Interpreter(step, batch=len(x[0])), made.prepared(frames))
     want, got = {}, {}
-    for name, a, b in zip(graph.outputs, whole, streamed, strict=True):
-        want[name] = a
-        got[name] = b if graph.types[name].time is not None else b[:, -1]
-    return _steps(compare("real step, streamed", "real graph, whole", _STREAM, want, got), x)
+    for name, after, a, b in zip(graph.outputs, step.outputs, whole, streamed, strict=True):
+        delay = delay_of(step, after)
+        if graph.is_step:
+            want[name], got[name] = a, b
+        elif graph.types[name].time is None:
+            if delay == 0:  # else the last value needs frames after the end, taken for zeros
+                want[name], got[name] = a, b[:, -1]
+        else:
+            # What the step answers `delay` frames later belongs to this frame.
+            late = delay // step.meta.get("period", {}).get(after, 1)
+            b = per_frame(step, after, b)
+            count = min(a.shape[1], b.shape[1] - late)
+            if count > 0:
+                want[name], got[name] = a[:, :count], b[:, late : late + count]
+    if not want:
+        reason = "no output is known before frames that come after the recordings"
+        return not_run(stage, against, str(_STREAM), reason)
+    return _steps(compare(stage, against, _STREAM, want, got), x[0])
 
 
 def _steps(check: Verification, x: Array) -> Verification:

@@ -14,6 +14,8 @@ import numpy as np
 import edgeseq
 from edgeseq.compiler.candidate import Candidate
 from edgeseq.compiler.placed import Placed
+from edgeseq.ir.blocks import delay_of
+from edgeseq.ir.cost import macs_of
 from edgeseq.ir.types import Type
 from edgeseq.manifest import (
     Candidate as CandidateInfo,
@@ -109,7 +111,7 @@ def manifest_of(
         formats=tuple(formats),
         files=tuple(files),
         versions=_versions(),
-        notes=tuple(notes),
+        notes=(*notes, *_sharpened(made)),
     )
 
 
@@ -151,6 +153,19 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def _sharpened(made: Candidate) -> list[str]:
+    """A sentence about matrices that read more bits than asked for, if any do."""
+    quantised = made.quantised
+    widths = quantised.options.activation_bits_of
+    named = [
+        f"{n} ({widths.get(n, quantised.options.activation_bits)})" for n in quantised.sharpened
+    ]
+    if not named:
+        return []
+    shown = ", ".join(named[:6]) + (f" and {len(named) - 6} more" if len(named) > 6 else "")
+    return [f"To come near the signal-to-noise ratio asked for, these read more bits: {shown}."]
+
+
 def _model(placed: Placed) -> ModelInfo:
     made = placed.candidate
     return ModelInfo(
@@ -163,6 +178,9 @@ def _model(placed: Placed) -> ModelInfo:
         weight_bits=made.quantised.options.weight_bits,
         activation_bits=made.quantised.options.activation_bits,
         digest=graph_digest(made),
+        frames_per_step=int(made.integer.meta.get("frames_per_step", 1)),
+        mode=made.model.mode,
+        widened=tuple(made.quantised.widened),
     )
 
 
@@ -171,10 +189,7 @@ def _nodes(made: Candidate) -> list[NodeCost]:
     costs = []
     for node in graph.nodes:
         consts = [v for v in node.inputs if v in graph.consts]
-        macs = 0
-        if node.op == "linear":
-            rows = graph.types[node.output].size // graph.types[node.output].shape[-1]
-            macs = rows * sum(graph.consts[v].size for v in consts if graph.consts[v].ndim == 2)
+        macs = macs_of(graph, node)
         size = sum(graph.consts[v].nbytes for v in consts) if node.op != "lut" else 0
         costs.append(NodeCost(name=node.name, op=node.op, macs=macs, weight_bytes=size))
     return costs
@@ -201,6 +216,8 @@ def _inputs(made: Candidate) -> list[InputInfo]:
                 affine_offset=tuple(affine["offset"]),
                 channels=made.model.channels if fits else (),
                 rate_hz=made.model.rate_hz,
+                hop=made.model.cut.get(name),
+                frames=graph.frames_of(name),
             )
         )
     return infos
@@ -221,9 +238,10 @@ def _outputs(made: Candidate) -> list[OutputInfo]:
                 scale=t.scalar_scale,
                 labels=made.model.labels if labelled else (),
                 emission="last" if last else "frame",
-                delay=int(graph.meta.get("delay", 0)),
+                delay=delay_of(graph, name),
                 window=made.model.window if last else None,
                 hop=made.model.hop if last else None,
+                frames=graph.frames_of(name),
             )
         )
     return infos

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeseq.config import Config
-from edgeseq.data import Windows, load_frames, load_set, split, windows
-from edgeseq.errors import DataError, UnsupportedError
+from edgeseq.data import InputSpec, Recordings, Windows, load_inputs, load_set, split, windows
+from edgeseq.ir.blocks import frame_shape
+from edgeseq.ir.cost import frame_cost, token_inputs
 from edgeseq.ir.graph import Graph
 
-__all__ = ["Model", "Progress", "Silent", "imported_model", "trained_models"]
+if TYPE_CHECKING:
+    from edgeseq.frontend.options import ImportOptions
+
+__all__ = ["Model", "Progress", "Silent", "imported_model", "input_specs", "trained_models"]
 
 Array = npt.NDArray[Any]
 
 _CHUNK = 1000
-_FRAMES = 8192  # enough to judge by; the interpreter takes about 0.1 ms for each
 _EXAMPLE = 16
+
+# Frames to judge by. The interpreter takes some microseconds for a node and a frame, and twelve
+# seconds for all are enough.
+_FRAMES = 8192
+_NODE_FRAMES = 1 << 20
+# Frames to calibrate with, run side by side: arithmetic counts, some 10^9 multiply-accumulates a
+# second.
+_CALIBRATION_FRAMES = 65_536
+_CALIBRATION_LEAST = 4096
+_CALIBRATION_MACS = 1 << 35
+_CALIBRATION_ELEMENTS = 1 << 25
 
 
 class Progress(Protocol):
@@ -57,12 +71,17 @@ class Model:
         cell: kind of recurrence, None if not known.
         graph: real Graph over time, on raw frames.
         module: the torch module it was read from, None if there is none.
-        calibration: raw frames [B, T, *shape] that ranges are taken from.
-        frames: raw frames [1, T, *shape] that were not trained on, for verification.
-        test: labelled windows of raw frames, None if there are none.
+        file, values: the file it was read from, None if there is none, and what was fixed in it.
+        calibration: raw frames [B, T, *shape] of each input that ranges are taken from.
+        frames: raw frames [1, T, *shape] of each input that were not trained on, for verification.
+        test: labelled windows of raw frames of the one input, None if there are none.
         validation_accuracy: what candidates are ranked by, None if not known.
         labels, channels: names, or empty.
         rate_hz, window, hop: of the data, None if not known.
+        cut: elements from one frame to the next of each input whose frames were cut from longer
+            recordings, by name.
+        mode: "stream", or "window" where each answer is about one window of frames.
+        notes: what the manifest should say besides.
     """
 
     name: str
@@ -71,8 +90,8 @@ class Model:
     cell: str | None
     graph: Graph
     module: Any
-    calibration: Array
-    frames: Array
+    calibration: list[Array]
+    frames: list[Array]
     test: Windows | None = None
     validation_accuracy: float | None = None
     labels: tuple[str, ...] = ()
@@ -80,6 +99,11 @@ class Model:
     rate_hz: float | None = None
     window: int | None = None
     hop: int | None = None
+    cut: dict[str, int] = field(default_factory=dict)
+    mode: Literal["stream", "window"] = "stream"
+    notes: tuple[str, ...] = ()
+    file: Path | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 def trained_models(config: Config, work: Path, progress: Progress) -> list[Model]:
@@ -120,8 +144,8 @@ def trained_models(config: Config, work: Path, progress: Progress) -> list[Model
                 cell=candidate.model.cell,
                 graph=graph,
                 module=result.model,
-                calibration=train_windows.x[pick],
-                frames=_continuous(unseen, config.compile.verify_steps),
+                calibration=[train_windows.x[pick]],
+                frames=_continuous([[x] for x in unseen], config.compile.verify_steps, _FRAMES),
                 test=test,
                 validation_accuracy=result.metrics["validation_accuracy"],
                 labels=data.classes,
@@ -134,36 +158,44 @@ def trained_models(config: Config, work: Path, progress: Progress) -> list[Model
     return models
 
 
-def imported_model(path: Path, calib: str | Path, name: str, verify_steps: int) -> Model:
-    """Read a saved `.pt2` file, without running anything in it.
+def imported_model(
+    path: Path,
+    calib: str | Path,
+    name: str,
+    verify_steps: int,
+    options: ImportOptions | None = None,
+    frame_hop: int | None = None,
+) -> Model:
+    """Read a model file, without running anything in it.
 
     Args:
-        path: of the file.
-        calib: frames to calibrate and verify with (`edgeseq.data.load_frames`).
+        path: of the file, `.pt2` or `.onnx`.
+        calib: recordings to calibrate and verify with (`edgeseq.data.load_inputs`).
         name: prefix of the C functions.
         verify_steps: frames that verification needs; fewer are repeated.
+        options: what the file does not say itself.
+        frame_hop: samples from one frame to the next where frames are cut from audio; None: they
+            do not overlap.
 
     Raises:
         ModelError, UnsupportedError: the file cannot be read or compiled.
-        DataError: the frames cannot be read or do not fit the model.
+        DataError: the recordings cannot be read or do not fit the model.
+        UsageError: `options` name what the model does not have, or `frame_hop` skips samples.
     """
-    from edgeseq.frontend import load_pt2
+    from edgeseq.frontend import load_model
+    from edgeseq.frontend.options import ImportOptions
 
-    graph = load_pt2(path, name=name)
-    if len(graph.inputs) != 1:
-        raise UnsupportedError(
-            f"has {len(graph.inputs)} sequence inputs ({', '.join(graph.inputs)})",
-            where=str(path),
-            fix="wrap the module so that it takes one tensor and splits it inside",
-        )
-    shape = graph.types[graph.inputs[0]].shape
-    if len(shape) != 1:
-        raise UnsupportedError(
-            f"takes frames of shape {list(shape)}; recordings have one axis of channels",
-            where=str(path),
-            fix="wrap the module so that it takes [batch, time, channels]",
-        )
-    sequences = load_frames(calib, channels=shape[0])
+    options = options or ImportOptions()
+    graph = load_model(path, name=name, options=options)
+    inputs = input_specs(graph, options, frame_hop)
+    cost = frame_cost(graph)
+    enough = max(verify_steps, min(_FRAMES, _NODE_FRAMES // max(cost.nodes, 1)))
+    calibrate = min(
+        _CALIBRATION_FRAMES,
+        max(_CALIBRATION_LEAST, _CALIBRATION_MACS // max(cost.macs, 1)),
+        max(_CHUNK, _CALIBRATION_ELEMENTS // max(sum(i.size for i in inputs), 1)),
+    )
+    found = load_inputs(calib, inputs, most=max(calibrate, enough), sample_rate=options.sample_rate)
     return Model(
         name=name,
         c_name=name,
@@ -171,31 +203,69 @@ def imported_model(path: Path, calib: str | Path, name: str, verify_steps: int) 
         cell=None,
         graph=graph,
         module=None,
-        calibration=_chunks(sequences, str(calib)),
-        frames=_continuous(sequences, verify_steps),
+        calibration=_chunks(found.sequences, calibrate),
+        frames=_continuous(found.sequences, verify_steps, enough),
+        rate_hz=found.rate_hz,
+        cut=dict(found.hops),
+        mode="stream" if options.window is None else "window",
+        notes=tuple(_notes(graph, found)),
+        file=path,
+        values=options.values,
     )
 
 
-def _continuous(sequences: Sequence[Array], least: int) -> Array:
-    """Recordings one after another, [1, T, C]: at least `least` frames, from all of them."""
-    most = max(least, _FRAMES)
+def _notes(graph: Graph, found: Recordings) -> Iterator[str]:
+    """What a user has to know to feed the model."""
+    window, hop = (graph.meta.get(key) for key in ("window", "hop"))
+    if window is not None and hop is not None:
+        yield (
+            f"A step takes {hop} frames and answers for the {window} that end with them; before "
+            "the first, frames count as zeros."
+        )
+    elif found.note:
+        yield f"{found.note}: the device has to cut them likewise."
+
+
+def input_specs(
+    graph: Graph, options: ImportOptions, frame_hop: int | None = None
+) -> list[InputSpec]:
+    """What is known of each input of `graph`, for reading recordings."""
+    tokens = token_inputs(graph)
+    windows = options.window is not None
+    hop = options.step if windows else frame_hop
+    return [InputSpec(n, frame_shape(graph, n), tokens.get(n), hop, windows) for n in graph.inputs]
+
+
+def _continuous(sequences: Sequence[Sequence[Array]], least: int, most: int) -> list[Array]:
+    """Recordings one after another, [1, T, *shape] of each input.
+
+    At least `least` frames (repeated if need be) and at most `most`, from all recordings.
+    """
+    most = max(least, most)
     share = -(-most // len(sequences))
-    joined = np.concatenate([s[:share] for s in sequences])[:most]
-    if len(joined) < least:
-        joined = np.concatenate([joined] * -(-least // len(joined)))
-    return joined[None].astype(np.float64)
+    joined = []
+    for parts in zip(*sequences, strict=True):
+        x = np.concatenate([p[:share] for p in parts])[:most]
+        if len(x) < least:
+            x = np.concatenate([x] * -(-least // len(x)))
+        joined.append(x[None].astype(np.float64))
+    return joined
 
 
-def _chunks(sequences: Sequence[Array], where: str) -> Array:
-    """Recordings cut into pieces of one length, [B, T, C].
+def _chunks(sequences: Sequence[Sequence[Array]], most: int) -> list[Array]:
+    """Recordings cut into pieces of one length, [B, T, *shape] of each input.
 
     The length is the greatest, up to 1 000 frames, at which pieces cover four fifths of all frames:
-    states need long sequences to reach what they reach in use.
+    states need long sequences to reach what they reach in use. Pieces hold about `most` frames at
+    most, evenly spaced over the recordings.
     """
-    sizes = [len(s) for s in sequences if len(s)]
-    if not sizes:
-        raise DataError("holds no frames", where=where, fix="add recordings")
+    sizes = [len(parts[0]) for parts in sequences]
     covered = {n: sum(size // n * n for size in sizes) for n in {min(_CHUNK, s) for s in sizes}}
     length = max(n for n, frames in covered.items() if frames >= 0.8 * max(covered.values()))
-    pieces = [s[i : i + length] for s in sequences for i in range(0, len(s) - length + 1, length)]
-    return np.stack(pieces).astype(np.float64)
+    places = [(r, i) for r, n in enumerate(sizes) for i in range(0, n - length + 1, length)]
+    count = max(1, min(len(places), most // length))
+    kept = [places[i * len(places) // count] for i in range(count)]
+    return [
+        np.stack([sequences[r][k][i : i + length] for r, i in kept]).astype(np.float64)
+        for k in range(len(sequences[0]))
+    ]

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeseq.compiler.candidate import Candidate
 from edgeseq.compiler.models import Progress
-from edgeseq.emulate import Emulator
+from edgeseq.emulate import Emulator, missing_emulator
 from edgeseq.kernels import CompiledStep, HostStep, compile_step
 from edgeseq.kernels.host import runs_here
 from edgeseq.manifest import FlashUse, Instructions, Latency, Memory, RamUse, Verification
@@ -75,20 +75,20 @@ def place(
     name = candidate.model.name
     progress.stage(f"{name}: compiling for {target.name}")
     compiled = compile_step(candidate.integer, target, candidate.model.c_name)
-    frames = [x[:, :steps] for x in candidate.stored_frames()]
+    frames = [x[:, :steps] for x in candidate.stored_frames]
     against = "integer interpreter"
     checks: list[Verification] = []
     stack: int | None = None
-    method = "not measured: no emulator for this CPU"
     unfit = _memory(compiled, None, "not measured: fits no tier without a stack already")
     if tiers and all(_too_large(unfit, t) for t in tiers):
         none = Instructions(mean=None, largest=None, steps=0, method="not measured: fits no tier")
         return Placed(candidate, compiled, unfit, none, None)
-    if target.emulator is not None:
+    missing = None if target.emulator is None else missing_emulator()
+    stage = f"kernels on emulated {target.emulator}"
+    if target.emulator is not None and missing is None:
         progress.stage(f"{name}: running {steps} steps on an emulated {target.emulator}")
         emulator = Emulator(compiled)
         got = by_emulator(candidate.integer, emulator, frames)
-        stage = f"kernels on emulated {target.emulator}"
         checks.append(compare(stage, against, EXACT, candidate.exact(steps), got))
         figures = emulator.measure(*(x[0, :_COUNTED] for x in frames))
         stack = figures.stack_bytes
@@ -103,9 +103,10 @@ def place(
             method=f"counted on an emulated {target.emulator}",
         )
     else:
-        instructions = Instructions(
-            mean=None, largest=None, steps=0, method="not measured: no emulator for this CPU"
-        )
+        method = f"not measured: {missing or 'no emulator for this CPU'}"
+        instructions = Instructions(mean=None, largest=None, steps=0, method=method)
+    if missing is not None:
+        checks.append(not_run(stage, against, str(EXACT), missing))
     if runs_here(target):
         got = by_host(candidate.integer, HostStep.of(compiled), frames)
         stage = "kernels on this machine"
@@ -169,7 +170,7 @@ def _latency(
     if not runs_here(target):
         return None
     machine = HostStep.of(compiled)
-    frames = candidate.stored_frames()
+    frames = candidate.stored_frames
     repeats = -(-_TIMED_FRAMES // frames[0].shape[1])
     long = [np.concatenate([x] * repeats, axis=1) for x in frames]
     machine.run(*frames)

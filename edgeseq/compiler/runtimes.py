@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from edgeseq.compiler.candidate import Candidate, judge
 from edgeseq.compiler.models import Progress
 from edgeseq.emit import Job, format_of
 from edgeseq.errors import UnsupportedError
+from edgeseq.ir.blocks import per_frame, per_step
 from edgeseq.ir.graph import Graph
 from edgeseq.ir.io import from_stored
 from edgeseq.manifest import Accuracy, FormatInfo
@@ -27,14 +28,20 @@ from edgeseq.verify import Level, Snr, Within, compare, not_run
 if TYPE_CHECKING:
     from edgeseq.emit.tflite import EngineStatus, TfliteModel, TfliteRun
 
-__all__ = ["FILES", "Files", "level_of", "look_for_runtimes", "runtime_files"]
+__all__ = [
+    "FILES",
+    "Files",
+    "level_of",
+    "look_for_runtimes",
+    "runtime_files",
+]
 
 Array = npt.NDArray[Any]
 
-_CLOSE = {16: Within(0.005), 8: Within(0.02)}
+_CLOSE: dict[int, Within] = {16: Within(0.005), 8: Within(0.02)}
 
 
-def level_of(format: FormatName, activation_bits: int) -> Level:
+def level_of(format: FormatName, activation_bits: int, own: float = 0.0) -> Level:
     """How closely a file must follow its reference over real frames with carried states.
 
     The float file follows the real step. The others follow the integer step: their runtimes round
@@ -42,13 +49,21 @@ def level_of(format: FormatName, activation_bits: int) -> Level:
     activation is 256 times that of a 16-bit one. An int8 TFLite file has 8-bit activations where
     the integer step may have 16, hence a level of its own kind.
 
+    A model may enlarge rounding errors. Two ways of rounding may then differ as much as rounding
+    differs from none: by what the integer step itself differs from the real one.
+
     Args:
         format: "onnx_float", "onnx_int", "tflite_int16x8" or "tflite_int8".
         activation_bits: of the integer step, 16 or 8.
+        own: greatest difference of the integer step to the real one over the same frames, over the
+            greatest magnitude.
     """
     if format == "onnx_float":
         return Within(1e-4)
-    return Snr(10.0) if format == "tflite_int8" else _CLOSE[activation_bits]
+    if format == "tflite_int8":
+        return Snr(10.0)
+    close = _CLOSE[activation_bits]
+    return close if own <= close.share else Within(float(f"{own:.2g}"))
 
 
 _TFLITE: tuple[FormatName, ...] = ("tflite_int16x8", "tflite_int8")
@@ -110,7 +125,7 @@ def runtime_files(
         real=made.step,
         integer=made.integer,
         info={"classes": list(made.model.labels)},
-        calibration=made.calibration_frames(),
+        calibration=_per_frame(made, made.stored(made.calibration)),
     )
     progress.stage(f"{made.model.name}: writing ONNX and TFLite files")
     written = [name for name in names if name != "native" and _write(made, job, name)]
@@ -130,15 +145,20 @@ def runtime_files(
 
 
 def _write(made: Candidate, job: Job, name: str) -> bool:
-    """Write the files of one format; False, and noted, where the model has no such form."""
-    try:
-        format_of(name).write(job)
-    except UnsupportedError as e:
-        for format in (f for f in FILES if f.startswith(name)):
-            made.results[format] = Accuracy(format=format, value=None, reason=str(e))
-            made.checks.append(not_run(FILES[format], "-", str(_level(made, format)), str(e)))
-        return False
-    return True
+    """Write the files of one format; False, and noted, where that cannot be done here."""
+    missing = format_of(name).missing()
+    if missing:
+        reason = f"not written: {' and '.join(missing)} cannot be imported"
+    else:
+        try:
+            format_of(name).write(job)
+            return True
+        except UnsupportedError as e:
+            reason = str(e)
+    for format in (f for f in FILES if f.startswith(name)):
+        made.results[format] = Accuracy(format=format, value=None, reason=reason)
+        made.checks.append(not_run(FILES[format], "-", str(_level(made, format)), reason))
+    return False
 
 
 def look_for_runtimes() -> None:
@@ -149,8 +169,19 @@ def look_for_runtimes() -> None:
         engine_status(engine)
 
 
+def _per_frame(made: Candidate, frames: Sequence[Array]) -> list[Array]:
+    """Frames of each input, per step, as runtimes take sequences: per frame."""
+    named = zip(made.step.inputs, frames, strict=True)
+    return [per_frame(made.step, name, x) for name, x in named]
+
+
+def _first(made: Candidate, steps: int) -> list[Array]:
+    """Raw frames of the first `steps` steps of each input, per frame."""
+    return _per_frame(made, [x[:, :steps] for x in made.frames])
+
+
 def _level(made: Candidate, format: FormatName) -> Level:
-    return level_of(format, made.quantised.options.activation_bits)
+    return level_of(format, made.quantised.options.activation_bits, made.own_error)
 
 
 def _want(made: Candidate, format: FormatName, steps: int) -> tuple[str, dict[str, Array]]:
@@ -165,35 +196,47 @@ def _want(made: Candidate, format: FormatName, steps: int) -> tuple[str, dict[st
 
 
 def _run_onnx(made: Candidate, files: Files, steps: int) -> None:
-    import onnxruntime
-
-    from edgeseq.emit.onnx import state_names
+    from edgeseq.emit.onnx import output_names, state_names
     from edgeseq.emit.onnx_run import OnnxStep, run_onnx
 
     graphs: dict[FormatName, Graph] = {"onnx_float": made.step, "onnx_int": made.integer}
+    reason = None
+    try:
+        import onnxruntime
+    except ImportError as error:
+        reason = f"ONNX Runtime cannot be imported ({error})"
+    tested = made.tested()
     for format, graph in graphs.items():
         path = files.folder / FILES[format]
-        inputs = [made.model.frames[:, :steps] for _ in graph.inputs]
-        outs = run_onnx(path, inputs)
-        test = made.model.test
-        logits = None
-        if test is not None:
-            step = OnnxStep(path, batch=len(test))
-            for t in range(test.x.shape[1]):
-                last = step(*[test.x[:, t] for _ in graph.inputs])
-            logits = last[0]
-        engine = f"{path.name} in ONNX Runtime {onnxruntime.__version__}"
-        _note(made, files, format, path, engine, outs, logits, steps)
-        meta = OnnxStep(path).meta
         files.formats.append(
             FormatInfo(
                 format=format,
                 file=path.name,
-                inputs=tuple(e["name"] for e in meta["inputs"]),
-                outputs=tuple(e["name"] for e in meta["outputs"]),
+                inputs=tuple(graph.inputs),
+                outputs=tuple(output_names(graph)),
                 states=tuple(state_names(graph)),
             )
         )
+        files.kinds[path.name] = format
+        if reason is not None:
+            _note_not_run(made, format, path, f"{path.name} in ONNX Runtime", reason)
+            continue
+        outs = run_onnx(path, _first(made, steps))
+        logits = None
+        if tested is not None:
+            step = OnnxStep(path, batch=len(tested[0]))
+            for t in range(tested[0].shape[1]):
+                last = step(*[x[:, t] for x in tested])
+            logits = last[0]
+        engine = f"{path.name} in ONNX Runtime {onnxruntime.__version__}"
+        _note(made, format, path, engine, outs, logits, steps)
+
+
+def _note_not_run(made: Candidate, format: FormatName, path: Path, stage: str, reason: str) -> None:
+    against, _ = _want(made, format, 0)
+    made.checks.append(not_run(stage, against, str(_level(made, format)), reason))
+    size = path.stat().st_size
+    made.results[format] = Accuracy(format=format, value=None, bytes=size, reason=reason)
 
 
 @dataclass(frozen=True)
@@ -221,11 +264,12 @@ def _start_tflite(
     statuses = [engine_status(engine) for engine in ENGINES]
     able = [s.engine for s in statuses if s.available]
     runs = _TfliteRuns(statuses, {f: read_tflite(folder / FILES[f]) for f in _TFLITE}, {}, {})
+    tested = made.tested()
     for format, model in runs.models.items():
-        if able and made.model.test is not None:
-            x = [made.model.test.x for _ in model.inputs]
+        if able and tested is not None:
+            x = _per_frame(made, tested)
             runs.tests[format] = pool.submit(run_tflite, model, *x, engine=able[0])
-        x = [made.model.frames[:, :steps] for _ in model.inputs]
+        x = _first(made, steps)
         for engine in able:
             runs.frames[format, engine] = pool.submit(run_tflite, model, *x, engine=engine)
     return runs
@@ -234,6 +278,7 @@ def _start_tflite(
 def _finish_tflite(runs: _TfliteRuns, made: Candidate, files: Files, steps: int) -> None:
     for format, model in runs.models.items():
         path = files.folder / FILES[format]
+        files.kinds[path.name] = format
         _describe_tflite(files, format, path, model)
         tested = runs.tests.get(format)
         logits = tested.result().real[0][:, -1] if tested is not None else None
@@ -242,7 +287,7 @@ def _finish_tflite(runs: _TfliteRuns, made: Candidate, files: Files, steps: int)
             if s.available:
                 outs = runs.frames[format, s.engine].result().real
                 engine = f"{path.name} in {s.engine} {s.version}"
-                _note(made, files, format, path, engine, outs, logits, steps, judged=judged)
+                _note(made, format, path, engine, outs, logits, steps, judged=judged)
                 judged = True
             else:
                 against, _ = _want(made, format, steps)
@@ -266,13 +311,13 @@ def _describe_tflite(files: Files, format: FormatName, path: Path, model: Tflite
             outputs=tuple(t.name for t in model.outputs),
             states=tuple((s.name, f"{s.name}_next") for s in model.states),
             signature="step",
+            float_nodes=model.float_nodes,
         )
     )
 
 
 def _note(
     made: Candidate,
-    files: Files,
     format: FormatName,
     path: Path,
     engine: str,
@@ -283,9 +328,10 @@ def _note(
     judged: bool = False,
 ) -> None:
     against, want = _want(made, format, steps)
-    got = dict(zip(want, (np.asarray(y, np.float64) for y in outs), strict=True))
+    graph = made.step if format == "onnx_float" else made.integer
+    given = zip(graph.outputs, outs, strict=True)
+    got = dict(zip(want, (per_step(graph, n, np.asarray(y, float)) for n, y in given), strict=True))
     made.checks.append(compare(engine, against, _level(made, format), want, got))
-    files.kinds[path.name] = format
     if not judged:
         reference = [y[:, :steps] for y in made.reference]
         made.results[format] = judge(

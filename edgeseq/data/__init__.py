@@ -5,7 +5,8 @@ load_set(name or path) -> SequenceSet      labelled recordings, grouped (by pers
 windows(set, length, hop) -> Windows       fixed-length pieces, each with its label and group
 split(set, test, validation) -> Split      by group: nobody is in two parts
 normalisation(recordings) -> mean, std     from the training part only
-load_frames(name or path) -> [sequence]    unlabelled frames, for `--calib` and `edgeseq stream`
+load_inputs(name or path, inputs)          unlabelled frames, for `--calib` and `edgeseq stream`
+load_frames(name or path) -> [sequence]    the same for one input of any number of channels
 ```
 
 Own data may be a folder with a manifest, one NPZ, or a folder of CSV files: `sets.py` describes the
@@ -15,6 +16,7 @@ three layouts. Files are data: nothing here unpickles.
 from __future__ import annotations
 
 from edgeseq.data.frames import load_frames
+from edgeseq.data.inputs import InputSpec, Recordings, load_inputs
 from edgeseq.data.sequences import (
     Recording,
     SequenceSet,
@@ -27,12 +29,15 @@ from edgeseq.data.sequences import (
 from edgeseq.data.sets import list_sets, load_set
 
 __all__ = [
+    "InputSpec",
     "Recording",
+    "Recordings",
     "SequenceSet",
     "Split",
     "Windows",
     "list_sets",
     "load_frames",
+    "load_inputs",
     "load_set",
     "normalisation",
     "split",

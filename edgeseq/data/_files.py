@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import struct
 import tokenize
-import wave
 import zipfile
 import zlib
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,12 @@ Array = npt.NDArray[Any]
 # A declared array larger than this is refused before memory is asked for: a few bytes of a damaged
 # or hostile header would otherwise claim terabytes.
 _MAX_BYTES = 8 << 30
+MOST_FRAME_BYTES = 1 << 30
+"""Of frames to calibrate with or to stream, which are read whole."""
 
-# What zipfile, zlib, wave and numpy's header parser (it tokenises Python) raise on damaged files.
+_MAPPED = 64 << 20
+
+# What zipfile, zlib and numpy's header parser (it tokenises Python) raise on damaged files.
 BROKEN = (
     EOFError,
     KeyError,
@@ -36,14 +40,18 @@ BROKEN = (
     ValueError,
     struct.error,
     tokenize.TokenError,
-    wave.Error,
     zipfile.BadZipFile,
     zlib.error,
 )
 
 
-def read_npz(path: Path, required: Sequence[str]) -> dict[str, Array]:
+def read_npz(path: Path, required: Sequence[str], most: int = _MAX_BYTES) -> dict[str, Array]:
     """Every array of an NPZ; object arrays (pickles) are refused.
+
+    Args:
+        path: of the file.
+        required: names of arrays it must have.
+        most: bytes it may unpack to.
 
     Raises:
         DataError: the file is missing, not a ZIP, truncated, damaged or too large, an array needs
@@ -54,9 +62,9 @@ def read_npz(path: Path, required: Sequence[str]) -> dict[str, Array]:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(info.file_size for info in archive.infolist())
-        if size > _MAX_BYTES:
+        if size > most:
             raise DataError(
-                f"unpacks to {size} bytes, more than {_MAX_BYTES}",
+                f"unpacks to {size} bytes, more than {most}",
                 where=str(path),
                 fix="use a smaller file",
             )
@@ -84,12 +92,14 @@ def read_npz(path: Path, required: Sequence[str]) -> dict[str, Array]:
 
 
 def read_npy(path: Path) -> Array:
-    """One array of an NPY file; object arrays are refused.
+    """One array of an NPY file; object arrays are refused. A large one stays on disk until used.
 
     Raises:
         DataError: missing, truncated, damaged, or the array needs pickle.
     """
     try:
+        if path.stat().st_size > _MAPPED:
+            return np.lib.format.open_memmap(path, mode="r")
         with path.open("rb") as stream:
             return np.lib.format.read_array(stream, allow_pickle=False)
     except BROKEN as error:
@@ -113,13 +123,19 @@ def read_csv_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def read_csv(path: Path) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
+def read_csv(
+    path: Path, most: int | None = None
+) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
     """Column names and values [T, C] of a CSV file; without a header the names are c0, c1, ...
+
+    Args:
+        path: of the file.
+        most: rows that are read, those after them are left.
 
     Raises:
         DataError: unreadable, empty, ragged, or a field that is not a number.
     """
-    header, rows = _csv_rows(path)
+    header, rows = _csv_rows(path, most)
     first = 2
     if all(_is_number(field) for field in header):
         rows, header, first = [header, *rows], [f"c{i}" for i in range(len(header))], 1
@@ -225,10 +241,12 @@ def unreadable(path: Path, error: BaseException, place: str = "") -> DataError:
     )
 
 
-def _csv_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+def _csv_rows(path: Path, most: int | None = None) -> tuple[list[str], list[list[str]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = [[field.strip() for field in row] for row in csv.reader(stream) if row]
+            lines = (row for row in csv.reader(stream) if row)
+            first = None if most is None else most + 1  # the header is a row too
+            rows = [[field.strip() for field in row] for row in islice(lines, first)]
     except (OSError, ValueError, csv.Error) as error:  # ValueError: not UTF-8, a null in the name
         raise unreadable(path, error) from error
     if not rows:

@@ -281,6 +281,8 @@ def _consistent(m: Manifest, place: _Place) -> None:
         n = len(m.confusion.labels)
         if len(m.confusion.counts) != n or any(len(row) != n for row in m.confusion.counts):
             raise place.at("confusion.counts").error(f"needs {n} rows of {n} numbers")
+    if not 1 <= m.model.frames_per_step <= 1 << 24:
+        raise place.at("model.frames_per_step").error("must be a number of frames, above 0")
     for group in ("inputs", "outputs"):
         if not getattr(m, group):
             raise place.at(group).error("is empty: a model has at least one")
@@ -292,11 +294,17 @@ def _consistent(m: Manifest, place: _Place) -> None:
                 raise here.at("shape").error(f"{list(v.shape)} is not the shape of a frame")
             if v.scale <= 0:
                 raise here.at("scale").error(f"{v.scale} is not above 0")
+            if not isinstance(v, StateInfo):
+                several = v.frames != 1 and v.shape[:1] != (v.frames,)
+                if v.frames < 1 or several or m.model.frames_per_step % v.frames:
+                    raise here.at("frames").error(f"{v.frames} does not fit the shape and the step")
             if isinstance(v, InputInfo):
                 width = v.shape[-1] if v.shape else 1
                 for key in ("affine_scale", "affine_offset", "channels"):
                     if len(getattr(v, key)) not in (0, width):
                         raise here.at(key).error(f"needs one value per channel ({width})")
+                if v.hop is not None and not 1 <= v.hop <= 1 << 24:
+                    raise here.at("hop").error("must be a number of samples, above 0")
                 if 0.0 in v.affine_scale:
                     raise here.at("affine_scale").error("must not be 0")
             elif isinstance(v, StateInfo):

@@ -36,7 +36,7 @@ __all__ = [
     "Verification",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the schema this edgeseq writes; it reads this version only."""
 
 Dtype = Literal["i8", "i16", "i32", "f32"]
@@ -115,6 +115,12 @@ class ModelInfo(_Record):
         weight_bits, activation_bits: of the integer model.
         digest: SHA-256 of the integer step Graph's text form and constants, None if not taken;
             two tiers with the same digest hold the same model.
+        frames_per_step: input frames a step takes at once; more than 1 where the model thins out
+            time.
+        mode: "stream": an answer may depend on everything since the last reset. "window": on one
+            window of frames only.
+        widened: matrices that were given 16-bit weights to reach the signal-to-noise ratio asked
+            for.
     """
 
     name: str
@@ -126,6 +132,9 @@ class ModelInfo(_Record):
     weight_bits: int
     activation_bits: int
     digest: str | None = None
+    frames_per_step: int = 1
+    mode: Literal["stream", "window"] = "stream"
+    widened: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +144,8 @@ class InputInfo(_Record):
     stored = saturate(floor(((raw - affine_offset) / affine_scale) / scale + 0.5)), per channel.
 
     Attributes:
-        shape: of one frame.
+        shape: of one frame; if `frames` is above 1, that is its first axis.
+        frames: how many a step takes at once.
         dtype: of the stored values.
         scale: real value of one stored unit, of the *prepared* frame.
         affine_scale, affine_offset: the normalisation the model absorbed, one number per
@@ -143,6 +153,9 @@ class InputInfo(_Record):
             affine_offset.
         channels: names, one per channel, or empty.
         rate_hz: frames per second of the data it was made for, None if unknown.
+        hop: samples from one frame to the next where it was calibrated with frames of consecutive
+            samples, cut from longer recordings; else None. In a stream the first frame ends with
+            the first `hop` samples, after zeros; in mode "window" it begins with the first one.
     """
 
     name: str
@@ -153,6 +166,8 @@ class InputInfo(_Record):
     affine_offset: tuple[float, ...] = ()
     channels: tuple[str, ...] = ()
     rate_hz: float | None = None
+    hop: int | None = None
+    frames: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,11 +175,14 @@ class OutputInfo(_Record):
     """One output. real = stored * scale.
 
     Attributes:
+        shape: of one value; if `frames` is above 1, that is its first axis.
+        frames: how many values a step gives at once: one for every
+            `frames_per_step / frames` input frames.
         labels: names of the classes, one per index of the last axis, or empty.
         emission: "frame": an answer for every frame. "last": a running value; the model's
             decision is its value at the last frame of a window.
-        delay: frames by which it lags the input: the first `delay` values after a reset are not
-            answers yet.
+        delay: input frames by which it lags the input: what comes before they have passed after a
+            reset is no answer yet.
         window, hop: frames per decision, and between decisions, of emission "last" where the
             model was trained on windows; else None.
     """
@@ -178,6 +196,7 @@ class OutputInfo(_Record):
     delay: int = 0
     window: int | None = None
     hop: int | None = None
+    frames: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -398,6 +417,8 @@ class FormatInfo(_Record):
         states: pairs [state in, state out] of tensor names, in the order of the manifest's
             states; empty where the file keeps its states itself.
         signature: of TFLite files: the signature whose names these are, None for tensor names.
+        float_nodes: operations of an integer file that it computes in float32; the integer step,
+            and the native one, compute them in integers.
     """
 
     format: Format
@@ -406,6 +427,7 @@ class FormatInfo(_Record):
     outputs: tuple[str, ...] = ()
     states: tuple[tuple[str, str], ...] = ()
     signature: str | None = None
+    float_nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

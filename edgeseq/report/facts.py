@@ -31,6 +31,7 @@ _FORMAT_DROP = 0.005
 _HEADROOM = 0.1
 _SNR_DB = 3.0
 _LOW_SNR_DB = 20.0
+_MOST_NAMES = 8
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,14 @@ def _advice(groups: Sequence[Group]) -> Advice:
         model=m.model.name,
         tier=m.tier.name,
         headline=f"Ship {m.model.name} (tier {m.tier.name}) on {m.target.name}.",
-        reasons=(*_quality_text(m), *_cost_text(m), *why, *_left_out(groups, chosen)),
+        reasons=(
+            *_quality_text(m),
+            *_cost_text(m),
+            *delay_text(m),
+            *widened_text(m),
+            *why,
+            *_left_out(groups, chosen),
+        ),
         cautions=tuple(_cautions(m)),
     )
 
@@ -338,6 +346,53 @@ def _cost_text(m: Manifest) -> list[str]:
     return sentences
 
 
+def delay_text(m: Manifest) -> list[str]:
+    """A sentence about how far outputs lag, if they do."""
+    sentences = []
+    for delay in sorted({o.delay for o in m.outputs} - {0}):
+        names = [o.name for o in m.outputs if o.delay == delay]
+        all_of_them = len(names) == len(m.outputs)
+        who = "Its output lags" if all_of_them else f"Its output {joined(names)} lags"
+        rate = next((i.rate_hz for i in m.inputs if i.rate_hz), None)
+        time = f" ({seconds_text(delay / rate)})" if rate else ""
+        plural = "s" if delay > 1 else ""
+        sentences.append(
+            f"{who} the input by {delay} frame{plural}{time}: it looks that far ahead."
+        )
+    return sentences
+
+
+def widened_text(m: Manifest) -> list[str]:
+    """A sentence about the matrices that were given 16 bits, if any were."""
+    names = list(m.model.widened)
+    if not names:
+        return []
+    return [
+        f"{len(names)} matri{'ces have' if len(names) > 1 else 'x has'} 16-bit weights, to reach "
+        f"the signal-to-noise ratio asked for: {_some(names)}."
+    ]
+
+
+def _float_text(m: Manifest) -> list[str]:
+    """Sentences about integer files that compute some operations in float."""
+    files: dict[tuple[str, ...], list[str]] = {}
+    for f in m.formats:
+        if f.float_nodes:
+            files.setdefault(f.float_nodes, []).append(f.file)
+    return [
+        f"{joined(names)} compute{'s' if len(names) == 1 else ''} {len(nodes)} "
+        f"operation{'s' if len(nodes) > 1 else ''} in float32: {_some(list(nodes))}."
+        for nodes, names in files.items()
+    ]
+
+
+def _some(names: list[str]) -> str:
+    """An enumeration that does not grow without end."""
+    if len(names) <= _MOST_NAMES:
+        return joined(names)
+    return f"{', '.join(names[:_MOST_NAMES])} and {len(names) - _MOST_NAMES} more"
+
+
 def _cautions(m: Manifest) -> list[str]:
     found: list[str] = []
     unknown: dict[str, list[str]] = {}
@@ -382,7 +437,7 @@ def _cautions(m: Manifest) -> list[str]:
     for what, part in used.items():
         if part > 1 - _HEADROOM:
             found.append(f"Little headroom: {percent(part, 0)} of the tier's {what} is used.")
-    return list(dict.fromkeys([*found, *m.notes]))
+    return list(dict.fromkeys([*found, *_float_text(m), *m.notes]))
 
 
 def _why(method: str) -> str:

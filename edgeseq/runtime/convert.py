@@ -36,6 +36,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
 def as_frames(info: InputInfo, frames: npt.ArrayLike) -> Array:
     """`frames` as [n, *shape]: one frame gets its axis, and [n] is n frames of one channel.
 
+    Args:
+        info: the input; `shape` is that of one frame, also where a step takes several.
+        frames: what was pushed.
+
     Raises:
         DataError: not an array of real numbers, or another shape.
     """
@@ -55,6 +59,8 @@ def as_frames(info: InputInfo, frames: npt.ArrayLike) -> Array:
         return array
     if array.ndim == 1 and info.shape == (1,):
         return array[:, None]
+    if info.frames > 1 and array.shape[1:] == (info.frames, *info.shape):
+        return array.reshape(-1, *info.shape)
     raise DataError(
         f"got shape {list(array.shape)}, a frame is {list(info.shape)}",
         where=f"input {info.name!r}",

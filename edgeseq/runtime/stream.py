@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,29 @@ class _Single:
         return real
 
 
+class _Slots:
+    """When the values of one output come, and which input frame each belongs to.
+
+    A step of F frames gives `each` values; the k-th value since a reset belongs to input frame
+    ``k * period + first``. Where that is negative, the output's delay has not passed.
+    """
+
+    def __init__(self, output: OutputInfo, frames_per_step: int) -> None:
+        running = output.emission == "last"
+        self.each = 1 if running else output.frames
+        self.period = frames_per_step // self.each
+        self.first = (frames_per_step - 1 if running else 0) - output.delay
+        self.shape = output.shape[1:] if output.frames > 1 else output.shape
+
+    def answers(self, before: int, steps: int, given: Array) -> tuple[Array, range]:
+        """The values of `steps` steps after `before` ones that are answers, and their frames."""
+        values = given.reshape(steps * self.each, *self.shape)
+        start = before * self.each * self.period + self.first
+        drop = min(max(-(start // self.period), 0), len(values))
+        frames = range(start + drop * self.period, start + len(values) * self.period, self.period)
+        return (values[drop:] if drop else values), frames
+
+
 class Stream:
     """Runs a compiled step over frames, its state carried from one `push` to the next.
 
@@ -108,59 +131,77 @@ class Stream:
         self.manifest = _manifest.read(path)
         m = self.manifest
         self._delay = m.outputs[0].delay
+        self._per_step = m.model.frames_per_step
         self._window, self._hop = m.outputs[0].window, m.outputs[0].hop
         self._windows = windows
-        if windows and (self._window is None or self._delay):
+        if windows and (self._window is None or self._delay or self._per_step > 1):
             raise UsageError(
-                "the model has no windows" if self._window is None else "the model has a delay",
+                "the model has no windows"
+                if self._window is None
+                else "the model has a delay, or takes several frames at once",
                 where=str(path),
                 fix="open it without windows: it answers every frame",
             )
         self._runner = open_backend(path, m, backend)
         self.backend: str = self._runner.name
-        widest = max(int(np.prod(i.shape, dtype=np.int64)) for i in m.inputs)
+        # What one frame of each input is, and how many a step takes at once.
+        self._inputs = [
+            replace(i, shape=i.shape[1:] if i.frames > 1 else i.shape) for i in m.inputs
+        ]
+        self._groups = [i.frames for i in m.inputs]
+        widest = max(int(np.prod(i.shape, dtype=np.int64)) for i in self._inputs)
         self._block = max(1, min(1024, _BLOCK_ELEMENTS // widest))
-        self._converters = [Converter(i, self._block) for i in m.inputs]
-        self._stored = [np.empty((self._block, *i.shape), DTYPES[i.dtype]) for i in m.inputs]
+        self._converters = [Converter(i, self._block) for i in self._inputs]
+        self._stored = [np.empty((self._block, *i.shape), DTYPES[i.dtype]) for i in self._inputs]
         self._scales = [o.scale for o in m.outputs]
-        self._single = _Single.make(m, self._converters, self._runner) if not windows else None
+        plain = not windows and self._per_step == 1
+        self._single = _Single.make(m, self._converters, self._runner) if plain else None
         self._out_kinds = [(o.shape, DTYPES[o.dtype]) for o in m.outputs]
+        self._slots = [_Slots(o, self._per_step) for o in m.outputs]
         self._pending: list[Array] = []
         self._forget()
 
     # -- frames in, outputs out ------------------------------------------------------------
 
-    def push(self, frames: Any) -> Any:
+    def push(self, frames: Any, *more: Any) -> Any:
         """Feed raw frames, get the outputs they produced.
 
         Args:
-            frames: [n, *shape] in the units of the recordings, any n, or one frame [*shape]; of
+            frames: [n, *frame] in the units of the recordings, any n, or one frame [*frame]; of
                 a model with several inputs, a mapping from each input's name to such an array.
+            more: instead of a mapping: the frames of the other inputs, in the manifest's order.
 
         Returns:
-            float64 [outputs, *shape], or of a model with several outputs a dict of them by name.
-            Without windows: one per frame, less the model's delay at the start. With windows: one
-            per window completed.
+            float64 [outputs, *frame], or of a model with several outputs a dict of them by name.
+            Without windows: one per frame, less the output's delay at the start; a model that takes
+            several frames at once keeps those that fill no step yet. With windows: one per window
+            completed.
 
         Raises:
             DataError: another shape, not numbers, NaN or infinite; nothing was consumed.
         """
         single = self._single
-        if single is not None and self.frames >= self._delay and single.convert(frames):
+        if (
+            single is not None
+            and not more
+            and self.frames >= self._delay
+            and single.convert(frames)
+        ):
             last = self.frames - self._delay
             self.frames += 1
-            self._answered = range(last, last + 1)
+            self._answered = [range(last, last + 1)]
             return single.step()
-        return self._named([y * s for y, s in zip(self._push(frames), self._scales, strict=True)])
+        outputs = self._push(self._by_input(frames, more))
+        return self._named([y * s for y, s in zip(outputs, self._scales, strict=True)])
 
-    def push_stored(self, frames: Any) -> Any:
+    def push_stored(self, frames: Any, *more: Any) -> Any:
         """Like `push`, but in and out are stored integers, as in golden.npz.
 
         Raises:
             DataError: another shape, or not integers in the range of the input's type.
         """
         stored = []
-        for info, given in zip(self.manifest.inputs, self._by_input(frames), strict=True):
+        for info, given in zip(self._inputs, self._by_input(frames, more), strict=True):
             array, dtype = as_frames(info, given), DTYPES[info.dtype]
             if array.dtype != dtype:
                 if array.dtype.kind not in "iu" or (array.astype(dtype) != array).any():
@@ -202,9 +243,25 @@ class Stream:
     def positions(self) -> npt.NDArray[np.int64]:
         """For each output of the latest push, the index of the input frame it belongs to.
 
-        Counted from 0 at the last reset; of a window, its last frame.
+        Counted from 0 at the last reset; of a window, its last frame. Of several outputs, those of
+        the first.
         """
-        return np.asarray(self._answered, np.int64)
+        return np.asarray(self._answered[0], np.int64)
+
+    def positions_of(self, output: str) -> npt.NDArray[np.int64]:
+        """`positions` of the output of that name.
+
+        Raises:
+            DataError: there is none.
+        """
+        for info, frames in zip(self.manifest.outputs, self._answered, strict=True):
+            if info.name == output:
+                return np.asarray(frames, np.int64)
+        raise DataError(
+            f"there is no output {output!r}",
+            where="positions_of",
+            fix=f"name one of {', '.join(o.name for o in self.manifest.outputs)}",
+        )
 
     # -- state -----------------------------------------------------------------------------
 
@@ -243,12 +300,12 @@ class Stream:
         pending = [arrays.get(f"{_KEY}pending.{i}") for i in range(len(self._pending))]
         fits = counters is not None and counters.dtype == np.int64 and counters.shape == (2,)
         fits = fits and counters is not None and bool((counters >= 0).all())
-        for mine_one, given in zip(self._pending, pending, strict=True):
+        for mine_one, given, group in zip(self._pending, pending, self._groups, strict=True):
             fits = fits and (
                 given is not None
                 and given.dtype == mine_one.dtype
                 and given.shape[1:] == mine_one.shape[1:]
-                and len(given) < ((self._window or 1) if self._windows else 1)
+                and len(given) < ((self._window or 1) if self._windows else group)
             )
         if not fits:
             raise DataError(
@@ -260,19 +317,19 @@ class Stream:
         assert counters is not None
         self.frames, self._skip = (int(c) for c in counters)
         self._pending = [p.copy() for p in pending if p is not None]
-        self._answered = range(0)
+        self._answered = [range(0)] * len(self._slots)
 
     # -- internals -------------------------------------------------------------------------
 
     def _forget(self) -> None:
         self.frames = 0
-        self._answered = range(0)
+        self._answered = [range(0)] * len(self._slots)
         self._skip = 0  # frames to drop before the next window begins (hop longer than window)
-        self._pending = [np.empty((0, *i.shape), DTYPES[i.dtype]) for i in self.manifest.inputs]
+        self._pending = [np.empty((0, *i.shape), DTYPES[i.dtype]) for i in self._inputs]
 
-    def _by_input(self, frames: Any) -> list[Any]:
+    def _by_input(self, frames: Any, more: Sequence[Any]) -> list[Any]:
         inputs = self.manifest.inputs
-        if type(frames) is not np.ndarray and isinstance(frames, Mapping):
+        if not more and type(frames) is not np.ndarray and isinstance(frames, Mapping):
             if set(frames) != {i.name for i in inputs}:
                 raise DataError(
                     f"has inputs {sorted(map(str, frames))}",
@@ -280,61 +337,77 @@ class Stream:
                     fix=f"give exactly {', '.join(i.name for i in inputs)}",
                 )
             return [frames[i.name] for i in inputs]
-        if len(inputs) != 1:
+        if len(inputs) != 1 + len(more):
+            names = ", ".join(i.name for i in inputs)
             raise DataError(
-                "the model has several inputs",
+                "the model has several inputs" if not more else f"got {1 + len(more)} arrays",
                 where="push",
-                fix=f"push a mapping of {', '.join(i.name for i in inputs)} to their frames",
+                fix=f"push a mapping of {names} to their frames, or an array for each"
+                if len(inputs) > 1
+                else "push one array of frames",
             )
-        return [frames]
+        return [frames, *more]
 
-    def _push(self, frames: Any) -> list[Array]:
-        raw = [
-            as_frames(info, given)
-            for info, given in zip(self.manifest.inputs, self._by_input(frames), strict=True)
-        ]
-        n = self._count(raw)
-        if n > self._block:
+    def _push(self, frames: list[Any]) -> list[Array]:
+        raw = [as_frames(info, given) for info, given in zip(self._inputs, frames, strict=True)]
+        self._count(raw)
+        longest = max(map(len, raw))
+        if longest > self._block:
             # Everything is converted before anything runs: a bad frame must not leave half of
             # the push consumed.
             stored = [np.empty(x.shape, s.dtype) for x, s in zip(raw, self._stored, strict=True)]
         else:
-            stored = [s[:n] for s in self._stored]
+            stored = [s[: len(x)] for x, s in zip(raw, self._stored, strict=True)]
         if any(x.dtype == np.float64 for x in raw):  # narrower values cannot overflow
             with np.errstate(over="ignore"):
-                self._convert(raw, stored, n)
+                self._convert(raw, stored)
         else:
-            self._convert(raw, stored, n)
+            self._convert(raw, stored)
         return self._advance(stored)
 
-    def _convert(self, raw: list[Array], stored: list[Array], n: int) -> None:
-        for start in range(0, n, self._block):
-            stop = start + self._block
-            for convert, x, s in zip(self._converters, raw, stored, strict=True):
+    def _convert(self, raw: list[Array], stored: list[Array]) -> None:
+        for convert, x, s in zip(self._converters, raw, stored, strict=True):
+            for start in range(0, len(x), self._block):
+                stop = start + self._block
                 convert.store(x[start:stop], s[start:stop], self.frames + start)
 
     def _count(self, arrays: Sequence[Array]) -> int:
-        n = len(arrays[0])
-        if len(arrays) > 1 and any(len(a) != n for a in arrays):
+        """Input frames that the arrays last for."""
+        lasting = [
+            len(a) * (self._per_step // m) for a, m in zip(arrays, self._groups, strict=True)
+        ]
+        if len(set(lasting)) > 1:
             raise DataError(
                 f"the inputs have {', '.join(str(len(a)) for a in arrays)} frames",
                 where="push",
-                fix="give every input the same number of frames",
+                fix="give every input frames for the same time",
             )
-        return n
+        return lasting[0]
 
     def _advance(self, stored: list[Array]) -> list[Array]:
         n = self._count(stored)
         if self._windows:
             return self._advance_windows(stored, n)
-        outputs = [np.empty((n, *shape), dtype) for shape, dtype in self._out_kinds]
-        if n:
+        before, steps = self.frames // self._per_step, n
+        if self._per_step > 1:
+            steps = (self.frames + n) // self._per_step - before
+            stored = self._whole_steps(stored, steps)
+        outputs = [np.empty((steps, *shape), dtype) for shape, dtype in self._out_kinds]
+        if steps:
             self._runner.run(stored, outputs)
-        first = self.frames
         self.frames += n
-        drop = min(max(self._delay - first, 0), n)
-        self._answered = range(first + drop - self._delay, first + n - self._delay)
-        return [y[drop:] for y in outputs] if drop else outputs
+        answers = [s.answers(before, steps, y) for s, y in zip(self._slots, outputs, strict=True)]
+        self._answered = [frames for _, frames in answers]
+        return [y for y, _ in answers]
+
+    def _whole_steps(self, stored: list[Array], steps: int) -> list[Array]:
+        """Frames kept and new ones as `steps` groups; those that fill no group are kept."""
+        groups = []
+        for i, (x, m) in enumerate(zip(stored, self._groups, strict=True)):
+            joined = np.concatenate([self._pending[i], x])
+            groups.append(joined[: steps * m].reshape(steps, *self.manifest.inputs[i].shape))
+            self._pending[i] = joined[steps * m :].copy()
+        return groups
 
     def _advance_windows(self, stored: list[Array], n: int) -> list[Array]:
         assert self._window is not None
@@ -357,7 +430,8 @@ class Stream:
         self._pending = [b[after:].copy() for b in buffers]
         self.frames += n
         first = base + window - 1
-        self._answered = range(first, first + len(starts) * hop, hop)
+        answered = range(first, first + len(starts) * hop, hop)
+        self._answered = [answered] * len(self._slots)
         return outputs
 
     def _named(self, outputs: list[Array]) -> Any:

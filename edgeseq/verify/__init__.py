@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgeseq.verify.levels import EXACT, Close, Exact, Level, Snr, Within, compare, not_run
-from edgeseq.verify.stability import LONG, check_sensitivity, check_stability
+from edgeseq.verify.stability import LONG, check_sensitivity, check_stability, long_run
 
 if TYPE_CHECKING:
     from edgeseq.verify.artifact import verify_artifact
@@ -21,6 +21,7 @@ __all__ = [
     "check_sensitivity",
     "check_stability",
     "compare",
+    "long_run",
     "not_run",
     "verify_artifact",
 ]

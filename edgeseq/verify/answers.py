@@ -1,7 +1,7 @@
 """What each executor of an integer step answers, in the one form that `compare` takes.
 
-Every function starts from a reset, takes stored frames [1, T, *shape] per input, and returns the
-outputs [1, T, *shape] and the final states [1, *shape] (as ``state NAME``) by name.
+Every function starts from a reset, takes stored frames [1, S, *shape] per input, and returns the
+outputs [1, S, *shape] and the final states [1, *shape] (as ``state NAME``) by name.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from edgeseq.ir.blocks import run_steps
 from edgeseq.ir.graph import Graph
 from edgeseq.ir.interp import Interpreter
 
@@ -31,7 +32,7 @@ def named(outputs: Mapping[str, Array], states: Mapping[str, Array]) -> dict[str
 def by_interpreter(graph: Graph, frames: Sequence[Array]) -> dict[str, Array]:
     """The definition."""
     machine = Interpreter(graph)
-    outputs = machine.sequence(*frames)
+    outputs = run_steps(machine, frames)
     return named(dict(zip(graph.outputs, outputs, strict=True)), machine.state)
 
 

@@ -73,7 +73,7 @@ def _native(
     folder: Path, manifest: Manifest, graph: Graph, frames: list[Array], want: dict[str, Array]
 ) -> Iterator[str]:
     from edgeseq.emit.linker import link_shared, neutral_float_abi
-    from edgeseq.emulate import Emulator
+    from edgeseq.emulate import Emulator, missing_emulator
     from edgeseq.kernels import HostStep, compile_step
     from edgeseq.kernels.host import runs_here
 
@@ -98,7 +98,10 @@ def _native(
             f"({manifest.versions})",
         )
     yield f"{info.file} holds the object that {GRAPH_FILE} compiles to, byte for byte"
-    if target.emulator is not None:
+    missing = None if target.emulator is None else missing_emulator()
+    if missing is not None:
+        yield f"machine code not run on an emulated {target.emulator}: {missing}"
+    elif target.emulator is not None:
         got = by_emulator(graph, Emulator(compiled), frames)
         check = compare(f"emulated {target.emulator}", "golden frames", EXACT, want, got)
         yield f"machine code on an emulated {target.emulator}: Exact over {check.steps} steps"

@@ -6,27 +6,33 @@ slow drift or a limit cycle; 100 000 steps do, and cost little on the host kerne
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeseq.errors import ModelError, VerifyError
+from edgeseq.ir.blocks import run_steps
+from edgeseq.ir.cost import frame_cost
 from edgeseq.ir.graph import Graph
 from edgeseq.ir.interp import Interpreter
 from edgeseq.ir.io import from_stored, store_prepared
 from edgeseq.manifest import Verification
 from edgeseq.verify.levels import Snr, not_run
 
-__all__ = ["LONG", "check_sensitivity", "check_stability"]
+__all__ = ["LONG", "check_sensitivity", "check_stability", "long_run"]
 
 Array = npt.NDArray[Any]
 Runner = Callable[[list[Array]], list[Array]]
 """Stored inputs [1, T, *shape] to stored outputs, from a reset state."""
 
 LONG = 100_000
-"""Steps of each long run."""
+"""Steps of each long run, fewer where a step is large (`long_run`)."""
+
+# Two long runs take about a minute and half a gigabyte at most.
+_LONG_MACS = 1 << 36
+_LONG_BYTES = 1 << 28
 
 _SNR = Snr(0.0)
 _PERIOD = 1000
@@ -37,7 +43,16 @@ _AMPLIFIED = 1e-2
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-def check_sensitivity(step: Graph, frames: list[Array], reference: list[Array]) -> None:
+def long_run(step: Graph, integer: Graph) -> int:
+    """Steps of the long runs of a model: `LONG`, or what time and memory allow of a large one."""
+    ports = [integer.types[v].nbytes for v in (*integer.inputs, *integer.outputs)]
+    fits = min(_LONG_MACS // max(frame_cost(step).macs, 1), _LONG_BYTES // max(sum(ports), 1))
+    return max(min(LONG, fits), 4 * _PERIOD)
+
+
+def check_sensitivity(
+    step: Graph, frames: list[Array], reference: list[Array], *, exact: Collection[str] = ()
+) -> None:
     """Refuse a model whose outputs are not determined to float32 precision.
 
     A recurrence with large weights may be chaotic, or grow without bound. Then no two ways of
@@ -45,9 +60,10 @@ def check_sensitivity(step: Graph, frames: list[Array], reference: list[Array]) 
 
     Args:
         step: the real step.
-        frames: prepared real frames per input, [1, T, *shape]; the first 1 000 are run again,
-            changed by half a unit of the last place of float32.
+        frames: prepared real frames per input and step, [1, S, *shape]; the first 1 000 are run
+            again, changed by half a unit of the last place of float32.
         reference: the real step's outputs over them.
+        exact: names of inputs that hold whole numbers, which are not changed.
 
     Raises:
         ModelError: an output leaves float32, or moves by over 1 % of its largest magnitude.
@@ -64,10 +80,11 @@ def check_sensitivity(step: Graph, frames: list[Array], reference: list[Array]) 
             )
     period = min(_PERIOD, frames[0].shape[1])
     signs = np.where(np.arange(period) % 2, -1.0, 1.0)
-    nudged = [
-        x[:, :period] * (1.0 + _NUDGE * signs.reshape(1, -1, *[1] * (x.ndim - 2))) for x in frames
-    ]
-    for name, y, z in zip(names, reference, Interpreter(step).sequence(*nudged), strict=True):
+    nudged = []
+    for name, x in zip(step.inputs, frames, strict=True):
+        size = 0.0 if name in exact else _NUDGE
+        nudged.append(x[:, :period] * (1.0 + size * signs.reshape(1, -1, *[1] * (x.ndim - 2))))
+    for name, y, z in zip(names, reference, run_steps(Interpreter(step), nudged), strict=True):
         moved = float(np.abs(y[:, :period] - z).max(initial=0.0))
         if moved > _AMPLIFIED * float(np.abs(y).max(initial=0.0)):
             raise ModelError(
@@ -79,9 +96,9 @@ def check_sensitivity(step: Graph, frames: list[Array], reference: list[Array]) 
 
 
 def check_stability(
-    step: Graph, integer: Graph, frames: list[Array], run: Runner
+    step: Graph, integer: Graph, frames: list[Array], run: Runner, steps: int = LONG
 ) -> list[Verification]:
-    """Two runs of `LONG` carried steps.
+    """Two runs of many carried steps.
 
     *Drift*: 1 000 real frames over and over. The real step's answer repeats after a while; the
     integer one's last repetition must be as close to it (within 3 dB) as its third.
@@ -93,21 +110,22 @@ def check_stability(
     Args:
         step: the real step.
         integer: the integer step.
-        frames: prepared real frames per input, [1, T, *shape].
+        frames: prepared real frames per input and step, [1, S, *shape].
         run: executes the integer step.
+        steps: of each run, at least.
 
     Raises:
         VerifyError: it drifts or oscillates.
     """
     period = min(_PERIOD, frames[0].shape[1])
-    repeats = -(-LONG // period)
+    repeats = max(-(-steps // period), 4)
     segment = [x[:, :period] for x in frames]
     three = [np.concatenate([x] * 3, axis=1) for x in segment]
-    real = Interpreter(step).sequence(*three)
+    real = run_steps(Interpreter(step), three)
     stored = [store_prepared(integer, v, x) for v, x in zip(integer.inputs, segment, strict=True)]
     long = run([np.concatenate([x] * repeats, axis=1) for x in stored])
     results = [_drift(integer, real, long, period, repeats)]
-    quiet_real = Interpreter(step).sequence(*(np.zeros_like(x) for x in three))
+    quiet_real = run_steps(Interpreter(step), [np.zeros_like(x) for x in three])
     zeros = [np.zeros((1, period * repeats, *x.shape[2:]), x.dtype) for x in stored]
     results.append(_silence(integer, real, quiet_real, run(zeros), period, repeats))
     return results
