@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.setup-done
 SETUP_TFLITE := .setup-tflite-done
+SETUP_MODELS := .models/.setup-done
 SHELL := /bin/bash
 # Recurrent models are small: more threads than one cost more than they bring.
 export OMP_NUM_THREADS ?= 1
@@ -35,7 +36,7 @@ format: setup  ## lay out the code and mend what ruff can mend
 bench: setup  ## measure what is claimed, beside the peers (BENCH="host --quick" for a part)
 	$(BIN)/python -m benchmarks $(BENCH)
 
-setup: $(SETUP) $(SETUP_TFLITE)  ## make the environments (repeated when the versions change)
+setup: $(SETUP) $(SETUP_TFLITE) $(SETUP_MODELS)  ## make the environments (repeated when the versions change)
 
 $(SETUP): pyproject.toml constraints.txt scripts/setup_env.sh
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -48,7 +49,11 @@ $(SETUP_TFLITE): constraints-tflite.txt scripts/setup_tflite.sh scripts/setup_en
 	bash scripts/setup_tflite.sh $(PYTHON)
 	@touch $@
 
+$(SETUP_MODELS): constraints-models.txt scripts/setup_models.sh | $(SETUP)
+	bash scripts/setup_models.sh $(BIN)/python
+	@touch $@
+
 clean:  ## remove environments, caches and build outputs
-	rm -rf $(VENV) .venv-tflite $(SETUP_TFLITE) build dist *.egg-info examples/*/build
+	rm -rf $(VENV) .venv-tflite $(SETUP_TFLITE) .models build dist *.egg-info examples/*/build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

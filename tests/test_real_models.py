@@ -1,0 +1,127 @@
+"""Published models end to end, on 30 s of real audio with carried states."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from real_models import MODELS, missing
+
+from edgeseq.compiler.original import OnnxFile
+from edgeseq.frontend.onnx_import import Imported, import_onnx
+from edgeseq.frontend.options import ImportOptions
+from edgeseq.ir import Graph, Interpreter
+from edgeseq.ir.io import from_stored, prepare, to_stored
+from edgeseq.kernels import HostStep
+from edgeseq.passes import to_step
+from edgeseq.quant import Quantised, QuantOptions, quantise, snr_db
+
+pytestmark = pytest.mark.slow
+
+SECONDS = {"silero": 512 / 16000, "dtln": 128 / 16000, "flashvad": 160 / 16000}
+CALIBRATION = 512
+
+
+def per_second(model: str) -> float:
+    return 1.0 / next(v for k, v in SECONDS.items() if model.startswith(k))
+
+
+@cache
+def frames_of(model: str) -> np.ndarray:
+    """At least 30 s of frames, [1, T, *shape]."""
+    frames = MODELS[model].frames()
+    count = int(np.ceil(31 * per_second(model)))
+    assert len(frames) >= 30 * per_second(model)
+    return frames[None, :count].astype(np.float64)
+
+
+@cache
+def imported(model: str) -> Imported:
+    published = MODELS[model]
+    return import_onnx(published.path, name="m", options=ImportOptions(values=published.values))
+
+
+@cache
+def step_of(model: str) -> Graph:
+    return to_step(imported(model).graph)
+
+
+@cache
+def quantised(model: str) -> Quantised:
+    step, frames = step_of(model), frames_of(model)
+    prepared = prepare(step, step.inputs[0], frames)
+    pick = prepared[:, : prepared.shape[1] // CALIBRATION * CALIBRATION]
+    pieces = pick.reshape(-1, CALIBRATION, *pick.shape[2:])
+    return quantise(step, [pieces], QuantOptions(snr=30.0))
+
+
+@cache
+def answers(model: str) -> tuple[np.ndarray, np.ndarray]:
+    """Real outputs and those of the integer step in machine code, over all frames."""
+    step, frames, integer = step_of(model), frames_of(model), quantised(model).graph
+    real = Interpreter(step).sequence(prepare(step, step.inputs[0], frames))[0]
+    stored = HostStep(integer).run(to_stored(integer, integer.inputs[0], frames))[0]
+    return real[0], from_stored(integer, integer.outputs[0], stored)[0]
+
+
+def needs(model: str) -> None:
+    reason = missing(model)
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_graph_is_the_file_in_onnx_runtime(model: str) -> None:
+    needs(model)
+    made, frames = imported(model), frames_of(model)[:, :300]
+    file = OnnxFile(MODELS[model].path, made.graph, MODELS[model].values)
+    want = file([frames])[0]
+    step = step_of(model)
+    got = Interpreter(step).sequence(prepare(step, step.inputs[0], frames))[0]
+    assert np.abs(got - want).max() <= 1e-4 * np.abs(want).max()
+
+
+def test_three_forms_of_silero_agree() -> None:
+    forms = [m for m in MODELS if m.startswith("silero")]
+    for model in forms:
+        needs(model)
+    x = frames_of(forms[0])[:, :200]
+    outs = []
+    for model in forms:
+        step = step_of(model)
+        outs.append(Interpreter(step).sequence(prepare(step, step.inputs[0], x))[0].ravel())
+    for other in outs[1:]:
+        assert np.abs(other - outs[0]).max() < 1e-4
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_integers_on_real_audio(model: str) -> None:
+    """SNR and the task's decisions over 30 s; wide layers are named."""
+    needs(model)
+    real, integer = answers(model)
+    made = quantised(model)
+    snr = snr_db(real, integer)
+    print(f"{model}: {snr:.1f} dB, 16-bit weights in {made.widened or 'no layer'}")
+    assert snr >= 30.0
+    decide = MODELS[model].decision
+    if decide is not None:
+        agree = float(np.mean(decide(real) == decide(integer)))
+        print(f"{model}: decisions agree in {agree:.2%} of {len(real)} frames")
+        assert agree >= 0.99
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_machine_code_is_the_interpreter(model: str) -> None:
+    needs(model)
+    integer, frames = quantised(model).graph, frames_of(model)[:, :200]
+    stored = to_stored(integer, integer.inputs[0], frames)
+    machine = Interpreter(integer)
+    want: list[Any] = machine.sequence(stored)
+    host = HostStep(integer)
+    got = host.run(stored)
+    for a, b in zip(want, got, strict=True):
+        assert np.array_equal(a, b)
+    for name, value in host.state.items():
+        assert np.array_equal(value, machine.state[name])
