@@ -111,4 +111,4 @@ def test_node_tests_of_the_onnx_package(tmp_path: Path) -> None:
     print(dict(outcome), sorted(set(ONNX) - covered))
     assert not wrong
     assert outcome["right"] > 740
-    assert len(set(ONNX) - covered) < 12
+    assert len(set(ONNX) - covered) < 16

@@ -94,9 +94,9 @@ def squeeze_excite() -> nn.Module:
     )  # fmt: skip
 
 
-def transformer(norm_first: bool) -> nn.Module:
+def transformer(norm_first: bool, features: int = 6, width: int = 8, heads: int = 2) -> nn.Module:
     layer = nn.TransformerEncoderLayer(
-        8, 2, 16, dropout=0.0, batch_first=True, norm_first=norm_first
+        width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=norm_first
     )
 
     def forward(m: Any, x: Any) -> Any:
@@ -105,7 +105,7 @@ def transformer(norm_first: bool) -> nn.Module:
         return m.head(m.encoder(m.embed(x), mask, is_causal=True))
 
     return Fn(
-        forward, embed=nn.Linear(6, 8), head=nn.Linear(8, 3),
+        forward, embed=nn.Linear(features, width), head=nn.Linear(width, 3),
         encoder=nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
     )  # fmt: skip
 
@@ -200,8 +200,8 @@ def test_hidden_states_are_exposed_and_the_module_is_left_alone() -> None:
     assert np.abs(got - want).max() < 1e-5
 
 
-def test_beatnet() -> None:
-    """A published model: convolution per frame, frames merged into the batch, hidden states."""
+def published_beatnet() -> Any:
+    """BeatNet with its published weights; skips the test where it cannot be had."""
     source = find("BeatNet", "BeatNet", "model.py")
     weights = find("BeatNet", "BeatNet", "models", "model_1_weights.pt")
     if not source.is_file():
@@ -212,7 +212,13 @@ def test_beatnet() -> None:
     spec.loader.exec_module(code)
     module = code.BDA(272, 150, 2, "cpu")
     module.load_state_dict(torch.load(weights, weights_only=True))
-    step = to_step(from_torch(module.eval(), torch.randn(1, 20, 272)))
+    return module.eval()
+
+
+def test_beatnet() -> None:
+    """A published model: convolution per frame, frames merged into the batch, hidden states."""
+    module = published_beatnet()
+    step = to_step(from_torch(module, torch.randn(1, 20, 272)))
     assert sorted(s.init.size for s in step.states) == [150] * 4
     x = torch.rand(1, T, 272)
     module.hidden, module.cell = torch.zeros(2, 1, 150), torch.zeros(2, 1, 150)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from real_models import MODELS, missing
+from real_models import MODELS, audio, missing, speech
 
 from edgeseq.compiler.original import OnnxFile
 from edgeseq.frontend.onnx_import import Imported, import_onnx
@@ -125,3 +125,66 @@ def test_machine_code_is_the_interpreter(model: str) -> None:
         assert np.array_equal(a, b)
     for name, value in host.state.items():
         assert np.array_equal(value, machine.state[name])
+
+
+# -- published and usual PyTorch modules ---------------------------------------------------------
+
+
+def beat_features() -> np.ndarray:
+    """Log magnitudes in 136 bands and their rise, every 20 ms of the speech: [T, 272]."""
+    samples, size, hop = speech(), 1024, 320
+    window = np.hanning(size)
+    spectra = np.stack(
+        [np.abs(np.fft.rfft(samples[i : i + size] * window)) for i in range(0, 32 * 16000, hop)]
+    )
+    edges = np.geomspace(30, 7900, 138)
+    bins = np.fft.rfftfreq(size, 1 / 16000)
+    rise = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
+    fall = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
+    bands = np.clip(np.minimum(rise, fall), 0, None)
+    bands /= np.maximum(bands.sum(1, keepdims=True), 1e-3)
+    levels = np.log10(spectra @ bands.T + 1)
+    return np.concatenate([levels, np.maximum(np.diff(levels, axis=0, prepend=levels[:1]), 0)], 1)
+
+
+def beatnet() -> tuple[Any, np.ndarray, dict[str, Any]]:
+    import torch
+    from test_frontend_torch_models import published_beatnet
+
+    return published_beatnet(), beat_features(), {"example": torch.randn(1, 20, 272)}
+
+
+def causal_transformer() -> tuple[Any, np.ndarray, dict[str, Any]]:
+    import torch
+    from test_frontend_torch_models import transformer
+
+    needs("flashvad")
+    torch.manual_seed(0)
+    module = transformer(True, features=43, width=64, heads=4).eval()
+    features = MODELS["flashvad"].frames()[:3100]
+    return module, features, {"example": torch.randn(1, 20, 43), "context": 32}
+
+
+@pytest.mark.parametrize("make", [beatnet, causal_transformer])
+def test_modules_on_real_audio(make: Any) -> None:
+    """SNR and agreement of the decisions (the greatest output) over 30 s, states carried."""
+    pytest.importorskip("torch")
+    if not audio().is_file():
+        pytest.skip(f"the recording {audio().name} is not on this machine")
+    from edgeseq.frontend import from_torch
+
+    module, frames, options = make()
+    step = to_step(from_torch(module, options.pop("example"), **options))
+    x = frames[None].astype(np.float64)
+    pieces = x[:, : len(frames) // CALIBRATION * CALIBRATION].reshape(-1, CALIBRATION, x.shape[2])
+    integer = quantise(step, [prepare(step, step.inputs[0], pieces)], QuantOptions(snr=30.0)).graph
+    real = Interpreter(step).sequence(prepare(step, step.inputs[0], x))[0][0]
+    stored = to_stored(integer, integer.inputs[0], x)
+    host = HostStep(integer)
+    got = from_stored(integer, integer.outputs[0], host.run(stored)[0])[0]
+    snr = snr_db(real, got)
+    agree = float(np.mean(real.argmax(-1) == got.argmax(-1)))
+    print(f"{make.__name__}: {snr:.1f} dB, decisions agree in {agree:.2%} of {len(real)} frames")
+    assert snr >= 30.0 and agree >= 0.99
+    want = Interpreter(integer).sequence(stored[:, :200])[0]
+    assert np.array_equal(HostStep(integer).run(stored[:, :200])[0], want)

@@ -18,7 +18,14 @@ from edgeseq.compiler.folder import (
     new_folder,
     remove_leftovers,
 )
-from edgeseq.compiler.models import Model, Progress, Silent, imported_model, trained_models
+from edgeseq.compiler.models import (
+    Model,
+    Progress,
+    Silent,
+    graph_model,
+    imported_model,
+    trained_models,
+)
 from edgeseq.compiler.placed import Placed, place, shortfall
 from edgeseq.compiler.runtimes import Files, look_for_runtimes, runtime_files
 from edgeseq.config import Compile, Config, Quant
@@ -37,7 +44,7 @@ from edgeseq.verify.artifact import GRAPH_FILE
 if TYPE_CHECKING:
     from edgeseq.frontend.options import ImportOptions
 
-__all__ = ["Built", "Settings", "compile_model", "compile_project", "settings_of"]
+__all__ = ["Built", "Settings", "compile_graph", "compile_model", "compile_project", "settings_of"]
 
 # What main.c holds as text: fewer frames where they are large.
 GOLDEN_FRAMES, GOLDEN_LEAST, GOLDEN_NUMBERS = 256, 8, 1 << 18
@@ -147,10 +154,7 @@ def compile_model(
     Raises:
         EdgeseqError: the first thing that went wrong; what stood in `out` before stays.
     """
-    watching, settings = progress or Silent(), settings or Settings()
-    if settings.quant.snr is None:  # without labels, the only accuracy there is
-        goal = replace(settings.quant, snr=IMPORTED_SNR, snr_goal=True)
-        settings = replace(settings, quant=goal)
+    watching, settings = progress or Silent(), _with_goal(settings or Settings())
     if not (name.isidentifier() and name.isascii()):
         raise GraphError(
             f"the name {name!r} is not a C identifier",
@@ -162,6 +166,40 @@ def compile_model(
     watching.stage(f"reading {path.name}")
     model = imported_model(path, calib, name, settings.steps, options, frame_hop)
     return _build([model], targets, out, settings, dump, watching)
+
+
+def compile_graph(
+    graph: Graph,
+    targets: Sequence[Target],
+    out: Path,
+    *,
+    calib: str | Path,
+    settings: Settings | None = None,
+    frame_hop: int | None = None,
+    dump: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Built]:
+    """Compile a real Graph, such as `edgeseq.from_torch` or `edgeseq.from_onnx` gives.
+
+    Args:
+        graph: over time or a step; its name is the prefix of the C functions.
+        targets, out, calib, settings, frame_hop, dump, progress: as of `compile_model`.
+
+    Raises:
+        EdgeseqError: the first thing that went wrong; what stood in `out` before stays.
+    """
+    watching, settings = progress or Silent(), _with_goal(settings or Settings())
+    targets = _checked_targets(targets, settings.tiers)
+    ensure_writable(out)
+    model = graph_model(graph, calib, settings.steps, None, frame_hop)
+    return _build([model], targets, out, settings, dump, watching)
+
+
+def _with_goal(settings: Settings) -> Settings:
+    """Without labels, the ratio to the real model is the only accuracy there is."""
+    if settings.quant.snr is not None:
+        return settings
+    return replace(settings, quant=replace(settings.quant, snr=IMPORTED_SNR, snr_goal=True))
 
 
 def settings_of(quant: Quant, table: Compile) -> Settings:

@@ -330,7 +330,11 @@ def _check_frontend(made: Candidate) -> Verification:
     if model.file is not None and model.graph.meta.get("source") == "onnx":
         return _check_file(made, model.file, stage)
     if model.module is None:
-        reason = "the model file is read as data and never executed"
+        reason = (
+            "compared when the module was read"
+            if model.file is None
+            else "the model file is read as data and never executed"
+        )
         return not_run(stage, "torch module", str(_TORCH), reason)
     from edgeseq.frontend.reference import run_module
 

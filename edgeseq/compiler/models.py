@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -19,7 +19,15 @@ from edgeseq.ir.graph import Graph
 if TYPE_CHECKING:
     from edgeseq.frontend.options import ImportOptions
 
-__all__ = ["Model", "Progress", "Silent", "imported_model", "input_specs", "trained_models"]
+__all__ = [
+    "Model",
+    "Progress",
+    "Silent",
+    "graph_model",
+    "imported_model",
+    "input_specs",
+    "trained_models",
+]
 
 Array = npt.NDArray[Any]
 
@@ -187,6 +195,26 @@ def imported_model(
 
     options = options or ImportOptions()
     graph = load_model(path, name=name, options=options)
+    made = graph_model(graph, calib, verify_steps, options, frame_hop)
+    return replace(made, source=path.name, file=path, values=options.values)
+
+
+def graph_model(
+    graph: Graph,
+    calib: str | Path,
+    verify_steps: int,
+    options: ImportOptions | None = None,
+    frame_hop: int | None = None,
+) -> Model:
+    """A real Graph with recordings; arguments as of `imported_model`.
+
+    Raises:
+        DataError: the recordings cannot be read or do not fit the Graph.
+    """
+    from edgeseq.frontend.options import ImportOptions
+
+    window, hop = graph.meta.get("window"), graph.meta.get("hop")
+    options = options or ImportOptions(window=window, hop=hop)
     inputs = input_specs(graph, options, frame_hop)
     cost = frame_cost(graph)
     enough = max(verify_steps, min(_FRAMES, _NODE_FRAMES // max(cost.nodes, 1)))
@@ -197,9 +225,9 @@ def imported_model(
     )
     found = load_inputs(calib, inputs, most=max(calibrate, enough), sample_rate=options.sample_rate)
     return Model(
-        name=name,
-        c_name=name,
-        source=path.name,
+        name=graph.name,
+        c_name=graph.name,
+        source=str(graph.meta.get("source", "Graph")),
         cell=None,
         graph=graph,
         module=None,
@@ -209,8 +237,6 @@ def imported_model(
         cut=dict(found.hops),
         mode="stream" if options.window is None else "window",
         notes=tuple(_notes(graph, found)),
-        file=path,
-        values=options.values,
     )
 
 
