@@ -18,6 +18,7 @@ import numpy as np
 
 from edgeseq.errors import GraphError, ModelError, Problem, UnsupportedError
 from edgeseq.frontend import onnx_ops
+from edgeseq.frontend._onnx_calls import Budget
 from edgeseq.frontend.advice import onnx_advice
 from edgeseq.frontend.axes import Atom, LayoutError, Value
 from edgeseq.frontend.context import Context
@@ -88,6 +89,7 @@ class _Spent:
     """Work done so far, over all nested programs."""
 
     elements: int = 0
+    budget: Budget = field(default_factory=Budget)
     operations: int = 0
     lost: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -323,7 +325,7 @@ class Lowering:
         if not op.target.startswith("onnx."):
             raise LayoutError(*onnx_advice(op.target))
         with np.errstate(all="ignore"):
-            results = fold_onnx(op, args)
+            results = fold_onnx(op, args, budget=self.spent.budget)
         for r in results:
             self.spent.elements += int(np.size(r))
             if self.spent.elements > _MAX_FOLDED:
