@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -24,6 +26,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write the golden files anew, then compare"
     )
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Any:
+    """Writes a model, or bytes, and gives the path."""
+
+    def write(model: Any, name: str = "m.onnx") -> Path:
+        path = tmp_path / name
+        path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+        return path
+
+    return write
 
 
 @pytest.fixture

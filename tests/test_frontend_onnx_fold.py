@@ -26,19 +26,6 @@ from edgeseq.frontend.onnx_file import read_onnx  # noqa: E402
 from edgeseq.frontend.onnx_fold import Budget, FoldError, can_fold, fold_onnx  # noqa: E402
 from edgeseq.frontend.program import Operation  # noqa: E402
 
-
-@pytest.fixture
-def put(tmp_path: Path) -> Any:
-    """Writes a model, or bytes, and gives the path."""
-
-    def write(model: Any, name: str = "m.onnx") -> Path:
-        path = tmp_path / name
-        path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
-        return path
-
-    return write
-
-
 # -- constants -------------------------------------------------------------------------------------
 
 

@@ -26,19 +26,6 @@ from edgeseq.errors import EdgeseqError, ModelError, UnsupportedError  # noqa: E
 from edgeseq.frontend import _onnx_graph, _onnx_wire  # noqa: E402
 from edgeseq.frontend.onnx_file import describe_onnx, read_onnx  # noqa: E402
 
-
-@pytest.fixture
-def put(tmp_path: Path) -> Any:
-    """Writes a model, or bytes, and gives the path."""
-
-    def write(model: Any, name: str = "m.onnx") -> Path:
-        path = tmp_path / name
-        path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
-        return path
-
-    return write
-
-
 # -- what is wrong with a graph --------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -82,11 +83,9 @@ def test_streamed_in_steps_equals_the_whole(data: st.DataObject, whole: Whole) -
     expect(whole, step, xs, Interpreter(step, batch=2).sequence(*xs))
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.data(), graphs())
-def test_chunks_of_whole_steps_change_nothing(data: st.DataObject, whole: Whole) -> None:
-    step, block = block_of(whole, data.draw)
-    xs = draw_frames(data.draw, whole, block)
+def same_in_any_chunks(
+    data: st.DataObject, step: Graph, xs: Sequence[np.ndarray], block: int
+) -> None:
     want = Interpreter(step, batch=2).sequence(*xs)
     machine, parts, at = Interpreter(step, batch=2), [], 0
     while at < xs[0].shape[1]:
@@ -95,6 +94,14 @@ def test_chunks_of_whole_steps_change_nothing(data: st.DataObject, whole: Whole)
         at += size
     for i, y in enumerate(want):
         assert np.array_equal(np.concatenate([p[i] for p in parts], axis=1), y)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), graphs())
+def test_chunks_of_whole_steps_change_nothing(data: st.DataObject, whole: Whole) -> None:
+    step, block = block_of(whole, data.draw)
+    xs = draw_frames(data.draw, whole, block)
+    same_in_any_chunks(data, step, xs, block)
 
 
 @settings(max_examples=60, deadline=None)
@@ -138,14 +145,7 @@ def test_integer_steps_give_the_same_in_any_chunks(data: st.DataObject, whole: W
             step, a
         )
     stored = [store_prepared(integer, v, x) for v, x in zip(integer.inputs, real, strict=True)]
-    want = Interpreter(integer, batch=2).sequence(*stored)
-    machine, parts, at = Interpreter(integer, batch=2), [], 0
-    while at < xs[0].shape[1]:
-        size = block * data.draw(st.integers(1, 4))
-        parts.append(machine.sequence(*(x[:, at : at + size] for x in stored)))
-        at += size
-    for i, y in enumerate(want):
-        assert np.array_equal(np.concatenate([p[i] for p in parts], axis=1), y)
+    same_in_any_chunks(data, integer, stored, block)
 
 
 @settings(max_examples=30, deadline=None)

@@ -18,12 +18,12 @@ from edgeseq.frontend.advice import advice_for
 from edgeseq.frontend.axes import Atom, LayoutError, Value
 from edgeseq.frontend.context import LOWER, AxisConflict, Context
 from edgeseq.frontend.fold import FOLD, MAX_ELEMENTS
-from edgeseq.frontend.program import Operation, Program, Ref, Symbol, refs_of
+from edgeseq.frontend.program import Operation, Program, Ref, Symbol, graph_name, refs_of
 from edgeseq.frontend.readings import Carried, Reading
 from edgeseq.frontend.reroll import LOOP
 from edgeseq.ir import Graph, Time, Type
 
-__all__ = ["DAMAGED", "Lost", "Lowering", "Outside", "graph_name"]
+__all__ = ["DAMAGED", "Lost", "Lowering", "Outside"]
 
 DAMAGED = "the program contradicts itself: export the model again"
 _NAMESPACES = ("aten", "_operator", "prims", "edgeseq", "math")
@@ -47,11 +47,6 @@ class Outside:
     """A value of the program around a loop, read inside it."""
 
     value: Value
-
-
-def graph_name(name: str) -> str:
-    """A name of the program as one of the Graph."""
-    return "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)[:60]
 
 
 class Lowering:

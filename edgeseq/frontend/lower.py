@@ -14,7 +14,6 @@ import pkgutil
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -22,10 +21,10 @@ from edgeseq.errors import GraphError, ModelError, Problem, UnsupportedError, Us
 from edgeseq.frontend import lowerings
 from edgeseq.frontend.axes import LayoutError, Value
 from edgeseq.frontend.context import LOWER, AxisConflict
-from edgeseq.frontend.interpret import DAMAGED, Lost, Lowering, graph_name
+from edgeseq.frontend.interpret import DAMAGED, Lost, Lowering
 from edgeseq.frontend.options import ImportOptions
 from edgeseq.frontend.pairing import keeps
-from edgeseq.frontend.program import Program
+from edgeseq.frontend.program import Program, graph_name
 from edgeseq.frontend.readings import Carried, Lowered, Reading, no_time, readings
 from edgeseq.frontend.reroll import reroll
 from edgeseq.frontend.windows import as_window
@@ -381,14 +380,12 @@ class _Run:
                 where=self.program.where,
                 fix="give a hop equal to the window, or compile it as a stream",
             )
-        plans: dict[str, Any] = {}
-        axes: dict[str, int] = {}
-        for port, name in zip(graph.inputs, ports, strict=True):
-            time = self.reading.time.get(name)
-            if time is not None:
-                plans[port] = self.reading.plan(self.program, name)
-                axes[port] = time
-        return as_window(graph, window, hop, axes, plans)
+        wholes = {
+            port: (self.reading.unbatched(self.program, name), time)
+            for port, name in zip(graph.inputs, ports, strict=True)
+            if (time := self.reading.time.get(name)) is not None
+        }
+        return as_window(graph, window, hop, wholes)
 
     def _unsupported(self, found: Sequence[Problem]) -> UnsupportedError:
         problems = _distinct(found)

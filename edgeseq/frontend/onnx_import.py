@@ -22,10 +22,10 @@ from edgeseq.frontend.onnx_axes import Layout, layouts, open_sizes
 from edgeseq.frontend.onnx_chunks import Side, first_gap
 from edgeseq.frontend.onnx_file import read_onnx
 from edgeseq.frontend.onnx_lengths import difference, fixed_lengths, open_lengths
-from edgeseq.frontend.onnx_lower import Carried, InputPlan, Lost, Lowering, graph_name
+from edgeseq.frontend.onnx_lower import Carried, InputPlan, Lost, Lowering
 from edgeseq.frontend.onnx_states import find_states, near_misses
 from edgeseq.frontend.options import ImportOptions
-from edgeseq.frontend.program import Program, Ref, ValueInfo
+from edgeseq.frontend.program import Program, Ref, ValueInfo, graph_name
 from edgeseq.frontend.windows import as_window
 from edgeseq.ir import Graph, check
 from edgeseq.passes.split_states import split_states
@@ -388,7 +388,8 @@ def _lowered(
         }
     if mode == "window":
         assert options.step is not None and options.window is not None
-        graph = as_window(graph, options.window, options.step, layout.time, plans)
+        wholes = {low.held[n]: (plans[n].sizes, axis) for n, axis in layout.time.items()}
+        graph = as_window(graph, options.window, options.step, wholes)
     notes = list(low.c.notes)
     return Imported(graph, program, mode, list(states), plans, notes, tensors)
 

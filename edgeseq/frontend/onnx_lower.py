@@ -25,10 +25,10 @@ from edgeseq.frontend.context import Context
 from edgeseq.frontend.onnx_fold import can_fold
 from edgeseq.frontend.onnx_loops import LOOPS, Counter
 from edgeseq.frontend.onnx_registry import ONNX, SEQUENCES, Frames, Growing, Several
-from edgeseq.frontend.program import Operation, Program, Ref, refs_of
+from edgeseq.frontend.program import Operation, Program, Ref, graph_name, refs_of
 from edgeseq.ir import Graph, Time, Type
 
-__all__ = ["Carried", "InputPlan", "Lost", "Lowering", "graph_name", "outside"]
+__all__ = ["Carried", "InputPlan", "Lost", "Lowering", "outside"]
 
 for _module in pkgutil.iter_modules(onnx_ops.__path__):
     importlib.import_module(f"{onnx_ops.__name__}.{_module.name}")
@@ -77,11 +77,6 @@ class Lost:
     """Stands for a value that could not be made; the problem is already recorded."""
 
     problem: int
-
-
-def graph_name(name: str) -> str:
-    """A name of the file as one of the Graph."""
-    return "".join(ch if ch.isascii() and (ch.isalnum() or ch == "_") else "_" for ch in name)[:60]
 
 
 @dataclass

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from edgeseq.frontend.axes import LayoutError, Value
-from edgeseq.frontend.context import Array, Context
+from edgeseq.frontend.context import Array
 
 __all__ = [
     "ONNX",
@@ -21,8 +21,6 @@ __all__ = [
     "ints",
     "number",
     "onnx",
-    "refuse",
-    "value",
 ]
 
 Lowering = Callable[..., Any]
@@ -105,19 +103,6 @@ def number(x: Any, what: str) -> float | None:
     if array.size != 1:
         raise LayoutError(f"has a {what} per element", "use one number")
     return float(array.reshape(()))
-
-
-def value(c: Context, x: Any, like: Value) -> Value:
-    """`x` itself, or a constant that is repeated to the shape of `like`."""
-    if isinstance(x, Value):
-        return x
-    zero = c.binary("mul", like, 0.0, suffix="zero")
-    return c.binary("add", zero, np.asarray(x), suffix="constant")
-
-
-def refuse(what: str, fix: str = "") -> NoReturn:
-    """Raise a `LayoutError`."""
-    raise LayoutError(what, fix)
 
 
 Inputs = Sequence[Any]

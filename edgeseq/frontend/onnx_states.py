@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from edgeseq.errors import UsageError, unknown_name
 from edgeseq.frontend.onnx_lower import Carried
-from edgeseq.frontend.program import Program, Ref, refs_of
+from edgeseq.frontend.program import Program, Ref
 
 __all__ = ["LENGTHS", "find_states", "is_length", "near_misses"]
 
@@ -67,20 +67,6 @@ def _made_up(shape: Sequence[int | str | None]) -> bool:
     return bool(shape) and all(isinstance(n, str) and _UNKNOWN.search(n) for n in shape)
 
 
-def _reaches(program: Program) -> dict[str, set[str]]:
-    """The inputs that each value depends on."""
-    reach = {name: {name} for name in program.inputs}
-    for op in program.operations:
-        found: set[str] = set()
-        for arg in op.args.values():
-            for ref in refs_of(arg):
-                found |= reach.get(ref.name, set())
-        for out in op.outputs:
-            if out:
-                reach[out] = found
-    return reach
-
-
 def find_states(
     program: Program,
     given: Sequence[tuple[str, str]],
@@ -110,7 +96,7 @@ def find_states(
                 where=program.where, fix="a state has one shape",
             )  # fmt: skip
         found.append(Carried(source, target, how="stated with --state"))
-    reach = _reaches(program)
+    reach = program.reaches()
     free_in = [n for n in program.inputs if n not in {s.input for s in found}]
     free_out = [n for n in outputs if n not in {s.output for s in found}]
 
@@ -180,7 +166,7 @@ def near_misses(
     shapes: Mapping[str, Sequence[int | str | None] | None],
 ) -> list[tuple[str, str]]:
     """Inputs and outputs that might be states but are not taken for any: same shape, joined."""
-    reach = _reaches(program)
+    reach = program.reaches()
     carried = {s.input for s in states} | {s.output for s in states}
     found = []
     for name in program.inputs:

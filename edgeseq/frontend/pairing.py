@@ -25,20 +25,6 @@ def output_names(program: Program) -> list[str]:
     return [o.name if isinstance(o, Ref) else f"output {i}" for i, o in enumerate(program.outputs)]
 
 
-def _reaches(program: Program) -> dict[str, set[str]]:
-    """The inputs that each value depends on."""
-    reach = {name: {name} for name in program.inputs}
-    for op in program.operations:
-        found: set[str] = set()
-        for arg in op.args.values():
-            for ref in refs_of(arg):
-                found |= reach.get(ref.name, set())
-        for out in op.outputs:
-            if out:
-                reach[out] = found
-    return reach
-
-
 def _sizes(program: Program, ref: Any) -> tuple[int, ...] | None:
     meta = program.metas.get(ref.name) if isinstance(ref, Ref) else None
     return None if meta is None else meta.sizes
@@ -123,7 +109,7 @@ def _found(
         if n != first
         and (not _alike(program, n, main, first, options) or _cached(program, n, answers))
     ]
-    reach = _reaches(program)
+    reach = program.reaches()
     found: list[tuple[str, int, str]] = []
     groups: dict[tuple[int, ...], list[str]] = {}
     for n in rest:

@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy.typing as npt
 
-__all__ = ["Operation", "Program", "Ref", "Symbol", "TensorMeta", "ValueInfo", "refs_of", "renamed"]
+__all__ = [
+    "Operation", "Program", "Ref", "Symbol", "TensorMeta", "ValueInfo", "graph_name", "refs_of",
+    "renamed",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,24 @@ class Program:
         """Names that it reads and does not define: those of the program around it."""
         defined = {name for op in self.operations for name in op.outputs}
         return self.used() - defined - set(self.inputs) - set(self.constants) - set(self.numbers)
+
+    def reaches(self) -> dict[str, set[str]]:
+        """The inputs that each value depends on."""
+        reach = {name: {name} for name in self.inputs}
+        for op in self.operations:
+            found: set[str] = set()
+            for arg in op.args.values():
+                for ref in refs_of(arg):
+                    found |= reach.get(ref.name, set())
+            for out in op.outputs:
+                if out:
+                    reach[out] = found
+        return reach
+
+
+def graph_name(name: str) -> str:
+    """A name of the program as one of the Graph: ASCII letters, digits and '_', at most 60."""
+    return "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)[:60]
 
 
 def refs_of(arg: Any) -> Iterator[Ref]:

@@ -19,7 +19,7 @@ from edgeseq.frontend.options import ImportOptions
 from edgeseq.frontend.program import Program, TensorMeta
 from edgeseq.ir import Graph
 
-__all__ = ["Carried", "Lowered", "Reading", "WindowPlan", "no_time", "readings"]
+__all__ = ["Carried", "Lowered", "Reading", "no_time", "readings"]
 
 _SLIDING = (
     "conv1d", "conv2d", "convolution", "conv_transpose1d", "conv_transpose2d", "max_pool1d",
@@ -49,13 +49,6 @@ class Carried:
     target: str = ""
     how: str = ""
     index: int | None = None
-
-
-@dataclass(frozen=True)
-class WindowPlan:
-    """Sizes of an input without its batch, as `edgeseq.frontend.windows` wants them."""
-
-    sizes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -98,11 +91,10 @@ class Reading:
             letters[last] = "F"
         return "".join(letters)
 
-    def plan(self, program: Program, name: str) -> WindowPlan:
-        """For `as_window`."""
-        sizes = program.metas[name].sizes
+    def unbatched(self, program: Program, name: str) -> tuple[int, ...]:
+        """Sizes of an input for one stream: its axis of the batch is 1."""
         batch = self.batch.get(name)
-        return WindowPlan(tuple(1 if i == batch else n for i, n in enumerate(sizes)))
+        return tuple(1 if i == batch else n for i, n in enumerate(program.metas[name].sizes))
 
 
 @dataclass

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,14 +54,6 @@ def compare(way: Lowered, program: Program, subject: Subject) -> None:
         trial.window()
     else:
         trial.steps()
-
-
-@dataclass
-class _Call:
-    """Inputs and outputs of the module: those of the Graph's, and the states."""
-
-    inputs: list[Array]
-    outputs: list[Array]
 
 
 class _Trial:
@@ -323,17 +314,20 @@ class _Trial:
 
     def _same_shapes(self, have: Sequence[Array], wanted: Sequence[Any]) -> None:
         """Compare outputs whose axes are all features."""
+        fix = "derive sizes from x.shape, and use no numbers that change from call to call"
         for k, (i, _) in enumerate(self.answers):
-            want = np.asarray(wanted[i])
-            error, limit = _difference(have[k].reshape(want.shape), want, self.tolerance)
-            if not error <= limit:
-                raise UnsupportedError(
-                    f"output {i} of the exported program differs by {error:.2g} from the module "
-                    f"(allowed: {limit:.2g})",
-                    where=self.subject.where,
-                    fix="derive sizes from x.shape, and use no numbers that change from call to "
-                    "call",
-                )
+            self._close(i, have[k], np.asarray(wanted[i]), fix)
+
+    def _close(self, i: int, have: Array, want: Array, fix: str) -> None:
+        """Compare output `i`, which holds the elements of `want` in order."""
+        error, limit = _difference(have.reshape(want.shape), want, self.tolerance)
+        if not error <= limit:
+            raise UnsupportedError(
+                f"output {i} of the exported program differs by {error:.2g} from the module "
+                f"(allowed: {limit:.2g})",
+                where=self.subject.where,
+                fix=fix,
+            )
 
     def _against_forward(self) -> None:
         """A module's step and its forward compute the same."""
@@ -409,15 +403,7 @@ class _Trial:
 
     def _same_windows(self, have: Sequence[Array], wanted: Sequence[Any]) -> None:
         for k, (i, layout) in enumerate(self.answers):
-            want = to_graph_layout(np.asarray(wanted[i]), layout)
-            error, limit = _difference(have[k].reshape(want.shape), want, self.tolerance)
-            if not error <= limit:
-                raise UnsupportedError(
-                    f"output {i} of the exported program differs by {error:.2g} from the module "
-                    f"(allowed: {limit:.2g})",
-                    where=self.subject.where,
-                    fix=_LENGTH,
-                )
+            self._close(i, have[k], to_graph_layout(np.asarray(wanted[i]), layout), _LENGTH)
 
 
 def _array(x: torch.Tensor) -> Array:

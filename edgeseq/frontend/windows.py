@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,7 +12,7 @@ __all__ = ["as_window"]
 
 
 def as_window(
-    graph: Graph, window: int, hop: int, axes: Mapping[str, int], plans: Mapping[str, Any]
+    graph: Graph, window: int, hop: int, wholes: Mapping[str, tuple[Sequence[int], int]]
 ) -> Graph:
     """A step that keeps the last frames and answers for the window that ends with the new ones.
 
@@ -21,8 +20,8 @@ def as_window(
         graph: a real step whose inputs are whole windows.
         window: frames of a window.
         hop: new frames of a step, 1..window.
-        axes: axis of each input, as the file counts them, that is the window.
-        plans: how each input is read (`InputPlan`).
+        wholes: by the Graph's input, what it is in the model: its sizes, that of the batch 1, and
+            which axis is the window. Other inputs stay as they are.
 
     Returns:
         The step; its inputs are [hop, *frame] with the frames first. ``meta["window"]`` and
@@ -30,14 +29,8 @@ def as_window(
     """
     out = graph.copy()
     out.meta["window"], out.meta["hop"] = window, hop
-    for name in list(out.inputs):
-        plan = plans.get(name) or next(
-            (p for n, p in plans.items() if name.startswith(_plain(n))), None
-        )
-        axis = axes.get(next((n for n in plans if _plain(n) == name or n == name), name))
-        if plan is None or axis is None:
-            continue
-        sizes = list(plan.sizes)
+    for name in [v for v in out.inputs if v in wholes]:
+        sizes, axis = wholes[name]
         before = [n for i, n in enumerate(sizes) if i < axis and n != 1]
         after = [n for i, n in enumerate(sizes) if i > axis and n != 1]
         inner = int(np.prod(after, dtype=np.int64))
@@ -45,10 +38,6 @@ def as_window(
         frame = (*before, *after) or (1,)
         _feed(out, name, window, hop, outer, inner, frame)
     return out
-
-
-def _plain(name: str) -> str:
-    return "".join(ch if ch.isascii() and (ch.isalnum() or ch == "_") else "_" for ch in name)[:60]
 
 
 def _feed(

@@ -9,7 +9,6 @@ their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,14 +21,6 @@ from edgeseq.ir.types import Type
 __all__ = ["split_states"]
 
 Index = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class _Trace:
-    """For each element of a value: which source makes it, and which of its elements it is."""
-
-    source: npt.NDArray[np.int64]
-    element: Index
 
 
 def split_states(graph: Graph) -> Graph:

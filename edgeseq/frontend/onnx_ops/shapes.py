@@ -11,7 +11,7 @@ import numpy as np
 from edgeseq.frontend.axes import Atom, LayoutError, Value, describe, size_of
 from edgeseq.frontend.build import products, views
 from edgeseq.frontend.context import Context
-from edgeseq.frontend.move import grid, moved, place
+from edgeseq.frontend.move import Index, grid, moved, place
 from edgeseq.frontend.onnx_registry import Inputs, constant, ints, number, onnx
 
 
@@ -245,15 +245,20 @@ def _pad(c: Context, x: Inputs, mode: str = "constant", **_: Any) -> Value:
     return views.pad(c, v, pairs, mode, fill or 0.0)
 
 
+def _image(c: Context, x: Value) -> tuple[Value, Index]:
+    """[batch, channels, rows, columns] within a frame, and the numbers of its elements."""
+    v = c.whole(x)
+    if any(v.kind(d) not in "F1" for d in (1, 2, 3)):
+        raise LayoutError(f"moves depth of {describe(v.axes)}")
+    return v, grid(v)
+
+
 @onnx("DepthToSpace")
 def _depth_to_space(
     c: Context, x: Inputs, blocksize: int = 1, mode: str = "DCR", **_: Any
 ) -> Value:
-    v, b = c.whole(x[0]), blocksize
-    at = grid(v)
-    n, ch, h, w = at.shape
-    if any(v.kind(d) not in "F1" for d in (1, 2, 3)):
-        raise LayoutError(f"moves depth of {describe(v.axes)}")
+    v, at = _image(c, x[0])
+    (n, ch, h, w), b = at.shape, blocksize
     if mode == "DCR":
         at = at.reshape(n, b, b, ch // b**2, h, w).transpose(0, 3, 4, 1, 5, 2)
     else:
@@ -265,11 +270,8 @@ def _depth_to_space(
 def _space_to_depth(
     c: Context, x: Inputs, blocksize: int = 1, mode: str = "DCR", **_: Any
 ) -> Value:
-    v, b = c.whole(x[0]), blocksize
-    at = grid(v)
-    n, ch, h, w = at.shape
-    if any(v.kind(d) not in "F1" for d in (1, 2, 3)):
-        raise LayoutError(f"moves depth of {describe(v.axes)}")
+    v, at = _image(c, x[0])
+    (n, ch, h, w), b = at.shape, blocksize
     order = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
     at = at.reshape(n, ch, h // b, b, w // b, b).transpose(order)
     return moved(c, v, at.reshape(n, ch * b * b, h // b, w // b), [0, None, None, None], "depth")
