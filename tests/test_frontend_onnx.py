@@ -106,11 +106,38 @@ def rnn_leaky(n: Net) -> str:
     return n.op("Squeeze", y, n.const([1], np.int64))
 
 
+def listed(n: Net) -> str:
+    """Lists of tensors: taken apart, changed, and put together along another axis."""
+    x = n.input("x", ["batch", "time", 9])
+
+    def at(i: int) -> str:
+        return n.const(i, np.int64)
+
+    parts = n.op("SplitToSequence", x, n.const([2, 3, 4], np.int64), axis=2)
+    short, long = n.op("SequenceAt", parts, at(0)), n.op("SequenceAt", parts, at(-1))
+    parts = n.op("SequenceErase", n.op("SequenceInsert", parts, n.op("Tanh", long), at(1)), at(2))
+    made = n.op("SequenceInsert", n.op("SequenceEmpty"), n.op("ConcatFromSequence", parts, axis=-1))
+    made = n.op("SequenceAt", n.op("SequenceInsert", made, short, at(0)), at(1))
+    ones = n.op("SplitToSequence", made, axis=2, keepdims=0)
+    count = n.op("Cast", n.op("SequenceLength", ones), to=TensorProto.FLOAT)
+    some = n.op(
+        "SequenceConstruct", n.op("SequenceAt", ones, at(-3)), n.op("SequenceAt", ones, at(1))
+    )
+    stacked = n.op("ConcatFromSequence", some, axis=2, new_axis=1)
+    return n.op("Concat", n.op("Mul", stacked, count), short, axis=2)
+
+
+def root_mean_square(n: Net) -> str:
+    x = n.input("x", ["batch", "time", 8])
+    h = n.op("SimplifiedLayerNormalization", x, n.weight(8), axis=-1, epsilon=1e-3)
+    return n.op("MatMul", h, n.weight(8, 5))
+
+
 MODELS: dict[str, Callable[[Net], str]] = {
     f.__name__: f
     for f in (
         causal_tcn, chomped, unpadded, looks_ahead, strided, crnn, normed, lstm_all,
-        gru_resets_first, rnn_leaky,
+        gru_resets_first, rnn_leaky, listed, root_mean_square,
     )
 }  # fmt: skip
 DELAY = {"unpadded": 3, "looks_ahead": 3}
@@ -249,6 +276,51 @@ def test_pairs_can_be_stated_and_are_checked(tmp_path: Path) -> None:
         import_onnx(path, name="m", options=ImportOptions(states=(("q", "nothing"),)))
 
 
+def test_stored_integers_are_read_as_the_numbers_they_stand_for(tmp_path: Path) -> None:
+    scale, zero, low, high = 0.02, 100, -2.0, 3.1  # uint8: (0 - 100) * 0.02, (255 - 100) * 0.02
+
+    def model(n: Net) -> str:
+        x = n.input("x", ["batch", "time", 6])
+        a, z = n.const(scale), n.const(zero, np.uint8)
+        x = n.op("DequantizeLinear", n.op("QuantizeLinear", x, a, z), a, z)
+        w = n.op(
+            "DequantizeLinear", n.const(n.rng.integers(-127, 128, (6, 4)), np.int8),
+            n.const([0.01, 0.02, 0.03, 0.04]), n.const([0, 1, -2, 3], np.int8), axis=1,
+        )  # fmt: skip
+        return n.op("MatMul", x, w)
+
+    path = built(model, tmp_path)
+    made = import_onnx(path, name="m", options=ImportOptions())
+    x = (np.random.default_rng(1).normal(size=(1, T, 6)) * 2).astype(np.float32)
+    assert x.min() < low and x.max() > high
+    want = run(path, x=x)["y"][0]
+    have = Interpreter(made.graph)(x)[0][0]
+    # The file rounds each of 6 numbers, at most by half a step; saturation is kept.
+    weight = 127 * 0.04
+    assert np.abs(have - want).max() < 6 * weight * scale / 2
+    on_grid = (np.round(np.clip(x, low, high) / scale) * scale).astype(np.float32)
+    exact = Interpreter(made.graph)(on_grid)[0][0]
+    assert np.abs(exact - run(path, x=on_grid)["y"][0]).max() < 1e-5
+    assert "quantised" in " ".join(made.notes)
+
+
+def test_reversed_sequences_of_a_window(tmp_path: Path) -> None:
+    def model(n: Net) -> str:
+        x = n.input("x", [7, 1, 3])
+        h = n.op("ReverseSequence", x, n.const([7], np.int64), time_axis=0, batch_axis=1)
+        y = n.recurrent("GRU", h, 3, 4)[0]
+        return n.op("ReverseSequence", n.op("Squeeze", y, n.const([1], np.int64)),
+                    n.const([7], np.int64), time_axis=0, batch_axis=1)  # fmt: skip
+
+    path = built(model, tmp_path)
+    options = ImportOptions(window=7, hop=7, time_axis={"x": 0})
+    made = import_onnx(path, name="m", options=options)
+    x = np.random.default_rng(2).normal(size=(7, 1, 3)).astype(np.float32)
+    have = Interpreter(made.graph)(x.reshape(1, 7, 3))[0]
+    want = run(path, x=x)["y"]
+    assert np.abs(have.reshape(want.shape) - want).max() < 1e-5 * np.abs(want).max()
+
+
 def scan_model(n: Net, *, loop: bool) -> str:
     """h' = tanh(x + h W), as an ONNX Scan or as a Loop that counts."""
     x = n.input("x", ["time", 4])
@@ -292,6 +364,68 @@ def scan_model(n: Net, *, loop: bool) -> str:
     count = n.op("Squeeze", n.op("Slice", n.op("Shape", x), n.const([0], np.int64),
                                  n.const([1], np.int64)))  # fmt: skip
     return str(n.op("Loop", count, n.const(True, bool), start, outputs=2, body=body)[1])
+
+
+def test_windows_of_inputs_whose_names_begin_alike(tmp_path: Path) -> None:
+    def model(n: Net) -> str:
+        y, x = n.input("x.y", [1, 3, 8]), n.input("x", [1, 8, 3])
+        h = n.op("Add", n.op("Transpose", y, perm=[0, 2, 1]), n.op("Tanh", x))
+        return n.op("ReduceMean", h, n.const([1], np.int64), keepdims=0)
+
+    path = built(model, tmp_path)
+    options = ImportOptions(window=8, hop=2, time_axis={"x": 1, "x.y": 2})
+    step = to_step(import_onnx(path, name="m", options=options).graph)
+    rng = np.random.default_rng(3)
+    xs = {"x": rng.normal(size=(1, 20, 3)), "x.y": rng.normal(size=(1, 3, 20))}
+    xs = {name: x.astype(np.float32) for name, x in xs.items()}
+    machine = Interpreter(step)
+    fresh = {"x": xs["x"][0], "x_y": xs["x.y"][0].T}
+    for t in range(0, 20, 2):
+        have = machine(*(fresh[v][None, t : t + 2] for v in step.inputs))[0][0]
+        if t >= 6:
+            now = slice(t - 6, t + 2)
+            want = run(path, **{"x": xs["x"][:, now], "x.y": xs["x.y"][:, :, now]})["y"][0]
+            assert np.abs(have - want).max() < 1e-6
+
+
+def test_a_list_that_a_loop_fills_is_a_sequence(tmp_path: Path) -> None:
+    def model(n: Net) -> str:
+        x, w = n.input("x", ["time", 4]), n.weight(4, 4)
+        info = helper.make_tensor_value_info
+        tensors = helper.make_tensor_sequence_value_info
+        body = helper.make_graph(
+            [
+                helper.make_node("Gather", ["x", "i"], ["xt"], axis=0),
+                helper.make_node("MatMul", ["h", w], ["hw"]),
+                helper.make_node("Add", ["xt", "hw"], ["s"]),
+                helper.make_node("Tanh", ["s"], ["hn"]),
+                helper.make_node("SequenceInsert", ["ys", "hn"], ["yn"]),
+                helper.make_node("Identity", ["cond"], ["go"]),
+            ],
+            "body",
+            [
+                info("i", TensorProto.INT64, []),
+                info("cond", TensorProto.BOOL, []),
+                info("h", TensorProto.FLOAT, [4]),
+                tensors("ys", TensorProto.FLOAT, None),
+            ],
+            [
+                info("go", TensorProto.BOOL, []),
+                info("hn", TensorProto.FLOAT, [4]),
+                tensors("yn", TensorProto.FLOAT, None),
+            ],
+        )
+        count = n.op("Squeeze", n.op("Slice", n.op("Shape", x), n.const([0], np.int64),
+                                     n.const([1], np.int64)))  # fmt: skip
+        start, empty = n.const(np.zeros(4)), n.op("SequenceEmpty")
+        ys = n.op("Loop", count, n.const(True, bool), start, empty, outputs=2, body=body)[1]
+        return str(n.op("ConcatFromSequence", ys, axis=0, new_axis=1))
+
+    path = built(model, tmp_path)
+    made = import_onnx(path, name="m", options=ImportOptions())
+    x = np.random.default_rng(5).normal(size=(T, 4)).astype(np.float32)
+    want = run(path, x=x)["y"]
+    assert np.abs(Interpreter(to_step(made.graph)).sequence(x[None])[0][0] - want).max() < 1e-5
 
 
 @pytest.mark.parametrize("loop", [False, True])

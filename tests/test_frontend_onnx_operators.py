@@ -29,6 +29,14 @@ SEVERAL = {
 # are written with four digits.
 EXCEPTIONS = ("qk_matmul_bias", "nan_robustness", "ceil_last_window_starts_on_pad")
 
+# Those that the package has no case of which is a step of tensors: lists, statistics as outputs,
+# stored integers, lengths that differ. `test_frontend_onnx` has models of them.
+ELSEWHERE = {
+    "ConcatFromSequence", "DequantizeLinear", "LayerNormalization", "QuantizeLinear",
+    "ReverseSequence", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase",
+    "SequenceInsert", "SequenceLength", "SimplifiedLayerNormalization", "SplitToSequence",
+}  # fmt: skip
+
 
 def cases() -> list[Any]:
     with warnings.catch_warnings():
@@ -111,4 +119,4 @@ def test_node_tests_of_the_onnx_package(tmp_path: Path) -> None:
     print(dict(outcome), sorted(set(ONNX) - covered))
     assert not wrong
     assert outcome["right"] > 740
-    assert len(set(ONNX) - covered) < 16
+    assert set(ONNX) - covered == ELSEWHERE
