@@ -469,10 +469,14 @@ def test_open_sizes_are_asked_for(tmp_path: Path) -> None:
 
 def test_wrong_options_say_so(tmp_path: Path) -> None:
     path = built(causal_tcn, tmp_path)
-    cases: list[Any] = [
-        ImportOptions(values={"nonsense": 3}),
-        ImportOptions(time_axis=7),
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"values": {"nonsense": 3}}, "nonsense"),
+        ({"values": {"time": 1 << 40}}, "from 1 to 2"),
+        ({"time_axis": 7}, "has 3 axes, axis 7"),
+        ({"time_axis": {"y": 2}}, "unknown input 'y' .known: x"),
+        ({"batch_axis": 3}, "axis 3 as batch: the inputs have at most 3 axes"),
+        ({"window": 8, "hop": 9}, "a hop of 9 frames with a window of 8"),
     ]
-    for options in cases:
-        with pytest.raises(UsageError):
-            import_onnx(path, name="m", options=options)
+    for options, text in cases:
+        with pytest.raises(UsageError, match=text):
+            import_onnx(path, name="m", options=ImportOptions(**options))

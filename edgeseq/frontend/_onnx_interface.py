@@ -165,7 +165,9 @@ def fixed_sizes(
     for key, size in dims.items():
         if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size < 1 << 31:
             raise UsageError(
-                f"size {size!r} for {key!r}", where=where, fix="sizes are integers from 1"
+                f"size {size!r} for {key!r}",
+                where=where,
+                fix="sizes are integers from 1 to 2^31 - 1",
             )
         symbol: int | str | None = key
         if key not in named:

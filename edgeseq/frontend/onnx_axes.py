@@ -210,7 +210,14 @@ def layouts(
         if layout is not None and layout not in found:
             found.append(layout)
 
-    stated = {n: a for n in inputs.data if (a := options.time_axis_of(n)) is not None}
+    stated = options.time_axes(inputs.data, program.inputs, program.where)
+    rank = max((len(inputs.shapes[n]) for n in inputs.data), default=0)
+    if options.batch_axis is not None and options.batch_axis >= rank:
+        raise UsageError(
+            f"axis {options.batch_axis} as batch: the inputs have at most {rank} axes",
+            where=program.where,
+            fix="--batch-axis N counts from 0",
+        )
     if stated:
         add(_stated(inputs, stated))
     else:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from edgeseq.errors import UsageError
+from edgeseq.errors import UsageError, unknown_name
 
 __all__ = ["ImportOptions", "Number"]
 
@@ -60,6 +60,11 @@ class ImportOptions:
         for what, size in (("window", self.window), ("hop", self.hop), ("context", self.context)):
             if size is not None and not 1 <= size <= _SIZE:
                 raise UsageError(f"a {what} of {size} frames", fix="give 1 to 2^24")
+        if self.hop is not None and self.window is not None and self.hop > self.window:
+            raise UsageError(
+                f"a hop of {self.hop} frames with a window of {self.window}",
+                fix="give a hop of at most the window: no frame may be left out",
+            )
         if self.hop is not None and self.window is None:
             raise UsageError(
                 "a hop without a window", fix="give --window too; of audio frames, give --frame-hop"
@@ -91,3 +96,24 @@ class ImportOptions:
         if isinstance(self.time_axis, Mapping):
             return self.time_axis.get(name)
         return self.time_axis
+
+    def time_axes(self, data: Iterable[str], known: Iterable[str], where: str) -> dict[str, int]:
+        """Axes that are stated as time of the inputs `data`.
+
+        Args:
+            data: inputs that bring frames.
+            known: all inputs of the model, states among them.
+            where: the model, for messages.
+
+        Raises:
+            UsageError: an axis is stated of an input that does not exist.
+        """
+        known = list(known)
+        for name in self.time_axis if isinstance(self.time_axis, Mapping) else ():
+            if name not in known:
+                raise UsageError(
+                    unknown_name("input", name, known),
+                    where=where,
+                    fix="name an input of the model for its axis of time",
+                )
+        return {n: a for n in data if (a := self.time_axis_of(n)) is not None}

@@ -198,7 +198,7 @@ def _axes(
 ) -> Iterator[tuple[dict[str, int], dict[str, int], bool]]:
     """(axis of time, axis of the batch, swapped) by input."""
     metas = program.metas
-    stated = {n: a for n in data if (a := options.time_axis_of(n)) is not None}
+    stated = options.time_axes(data, program.inputs, program.where)
     for n in data:
         rank = len(metas[n].sizes)
         for what, axis in (("time_axis", stated.get(n)), ("batch_axis", options.batch_axis)):
