@@ -126,6 +126,18 @@ class _Maker:
     def decimate(self) -> str:
         return self.thin(self.pick())
 
+    def interleave(self) -> str:
+        slow = [v for v in self.pool if self.g.types[v].time.period > 1]  # type: ignore[union-attr]
+        if not slow:
+            return self.decimate()
+        x = slow[-1]
+        period = self.g.types[x].time.period  # type: ignore[union-attr]
+        factor = self.draw(st.sampled_from([k for k in (2, 3, 4, 6) if period % k == 0]))
+        wide = self.node("linear", self.flat(x), self.const(4 * factor, 4))
+        y = self.node("interleave", self.node("reshape", wide, shape=(factor, 4)))
+        self.end[y], self.open[y] = self.end[x] * factor, self.open[x] * factor
+        return self.squash(y)
+
     def recurrence(self) -> str:
         x = self.pick()
         cell = self.draw(st.sampled_from([*sorted(CELLS), "square", "plain"]))
@@ -231,7 +243,8 @@ def _square(seed: int) -> Graph:
 
 
 _OPERATIONS = (
-    "convolution", "convolution", "convolution", "decimate", "recurrence", "recurrence",
+    "convolution", "convolution", "convolution", "decimate", "interleave", "recurrence",
+    "recurrence",
     "element", "pair", "pair", "spread", "movement", "attention", "embedding",
 )  # fmt: skip
 

@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from edgeseq.errors import UnsupportedError  # noqa: E402
 from edgeseq.frontend import from_torch  # noqa: E402
 from edgeseq.ir import Interpreter  # noqa: E402
 from edgeseq.passes import to_step  # noqa: E402
@@ -75,6 +76,47 @@ def strided() -> nn.Module:
     )
 
 
+def unet() -> nn.Module:
+    def forward(m: Any, x: Any) -> Any:
+        h = x.transpose(1, 2)
+        a = F.relu(m.a(F.pad(h, (2, 0))))
+        b = torch.tanh(m.b(F.pad(a, (1, 0))))
+        b = m.g(b.transpose(1, 2))[0].transpose(1, 2)
+        u = F.relu(m.u(b)[..., : a.shape[-1]]) + a
+        return torch.cat((m.v(u)[..., : h.shape[-1]], h), 1).transpose(1, 2)
+
+    return Fn(
+        forward,
+        a=nn.Conv1d(6, 8, 4, stride=2),
+        b=nn.Conv1d(8, 8, 3, stride=2),
+        g=nn.GRU(8, 8, batch_first=True),
+        u=nn.ConvTranspose1d(8, 8, 4, stride=2, groups=2),
+        v=nn.ConvTranspose1d(8, 5, 5, stride=2, padding=1, output_padding=1),
+    )
+
+
+def bands() -> nn.Module:
+    """A recurrence over the bands of a frame, both ways, and one over time for every band."""
+
+    def forward(m: Any, x: Any) -> Any:
+        n, frames, width = x.shape
+        h = m.up(x.unsqueeze(1)).permute(0, 2, 3, 1)
+        y = m.across(h.reshape(n * frames, width, 4))[0].reshape(n, frames, width, 6)
+        h = h + m.mix(y)
+        z = h.permute(0, 2, 1, 3).reshape(n * width, frames, 4)
+        z = m.along(z)[0].reshape(n, width, frames, 4).permute(0, 3, 2, 1)
+        return m.down(z)[:, :, :-1].squeeze(1)
+
+    return Fn(
+        forward,
+        up=nn.Conv2d(1, 4, 1),
+        across=nn.GRU(4, 3, bidirectional=True, batch_first=True),
+        mix=nn.Linear(6, 4),
+        along=nn.LSTM(4, 4, batch_first=True),
+        down=nn.ConvTranspose2d(4, 1, (2, 3), padding=(0, 1)),
+    )
+
+
 def looped_cell() -> nn.Module:
     def forward(m: Any, x: Any) -> Any:
         h, c = torch.zeros(x.size(0), 5), torch.zeros(x.size(0), 5)
@@ -116,6 +158,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "wavenet": (wavenet, {}),
     "crnn": (crnn, {}),
     "strided": (strided, {}),
+    "unet": (unet, {}),
+    "bands": (bands, {}),
     "looped_cell": (looped_cell, {}),
     "squeeze_excite": (squeeze_excite, {}),
     "transformer_post": (lambda: transformer(False), {"context": 32}),
@@ -129,7 +173,7 @@ def test_the_stream_is_the_module(name: str) -> None:
     torch.manual_seed(1)
     make, options = MODELS[name]
     module = make().eval()
-    step = to_step(from_torch(module, torch.randn(2, 18, 6), **options))
+    step = to_step(from_torch(module, torch.randn(2, 16, 6), **options))
     x = torch.randn(1, T, 6)
     with torch.no_grad():
         want = module(x)[0].numpy()
@@ -138,6 +182,62 @@ def test_the_stream_is_the_module(name: str) -> None:
     n = len(want) - lag
     assert n > 8
     assert np.abs(got[lag : lag + n] - want[:n]).max() < 1e-5 * max(1.0, np.abs(want).max())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "padding", "more"),
+    [(4, 2, 1, 0, 0), (4, 2, 1, 1, 0), (3, 2, 1, 1, 1), (5, 3, 1, 2, 1), (2, 3, 1, 0, 0),
+     (3, 2, 2, 0, 1), (3, 3, 2, 1, 0), (8, 4, 1, 2, 0), (4, 2, 1, 3, 0), (1, 2, 1, 0, 1)],
+)  # fmt: skip
+def test_transposed_convolutions_that_stride_over_time(
+    kernel: int, stride: int, dilation: int, padding: int, more: int
+) -> None:
+    torch.manual_seed(2)
+    options = {"stride": stride, "dilation": dilation, "padding": padding, "groups": 2}
+    module = Fn(
+        lambda m, x: m.b(torch.relu(m.a(x)))[..., : x.shape[-1]],
+        a=nn.Conv1d(6, 8, stride, stride=stride),
+        b=nn.ConvTranspose1d(8, 4, kernel, output_padding=more, **options),
+    ).eval()
+    g = from_torch(module, torch.randn(1, 6, 4 * stride))
+    step = to_step(g)
+    x = torch.randn(1, 6, 7 * stride)
+    with torch.no_grad():
+        want = module(x)[0].T.numpy()
+    got = Interpreter(step).sequence(x.numpy().astype(np.float64).transpose(0, 2, 1))[0][0]
+    n, lag = len(want), step.meta.get("delay", 0)
+    assert lag <= padding + stride - 1
+    n = min(n, len(got) - lag)
+    assert np.abs(got[lag : lag + n] - want[:n]).max() < 1e-5
+
+
+@pytest.mark.parametrize("how", ["repeat_interleave", "interpolate", "upsample2d"])
+def test_repeated_frames(how: str) -> None:
+    torch.manual_seed(3)
+
+    def forward(m: Any, x: Any) -> Any:
+        h = m.a(x.transpose(1, 2))
+        if how == "repeat_interleave":
+            h = h.repeat_interleave(3, -1)
+        elif how == "interpolate":
+            h = F.interpolate(h, scale_factor=3)
+        else:
+            h = F.interpolate(h.unsqueeze(1), scale_factor=(2, 3))[:, 0]
+        return h.transpose(1, 2)
+
+    module = Fn(forward, a=nn.Conv1d(6, 8, 3, stride=3)).eval()
+    step = to_step(from_torch(module, torch.randn(1, 12, 6)))
+    x = torch.randn(1, T, 6)
+    with torch.no_grad():
+        want = module(x)[0].numpy()
+    got = Interpreter(step).sequence(x.numpy().astype(np.float64))[0][0]
+    assert np.abs(got - want).max() < 1e-5
+
+
+def test_more_frames_than_come_in_are_refused() -> None:
+    module = Fn(lambda m, x: m.a(x.transpose(1, 2)), a=nn.ConvTranspose1d(6, 4, 4, stride=2)).eval()
+    with pytest.raises(UnsupportedError, match="makes 2 frames of one, more than come in"):
+        from_torch(module, torch.randn(1, 16, 6))
 
 
 def test_tokens() -> None:

@@ -160,7 +160,7 @@ def _doubts(
 def _remembers(graph: Graph) -> bool:
     """Whether something in a Graph over time looks at other frames than its own."""
     return any(
-        n.op in ("window", "last", "decimate")
+        n.op in ("window", "last", "decimate", "interleave")
         or (n.op == "scan" and graph.types[n.outputs[0]].time is not None)
         for n in graph.nodes
     )

@@ -9,7 +9,7 @@ from edgeseq.ir.graph import Graph, Node
 __all__ = ["Cost", "frame_cost", "macs_of", "token_inputs"]
 
 # Operations that pass the numbers they read on as they are.
-_PASSES = ("reshape", "slice", "strided", "concat", "window", "last", "decimate")
+_PASSES = ("reshape", "slice", "strided", "concat", "window", "last", "decimate", "interleave")
 
 
 @dataclass(frozen=True)

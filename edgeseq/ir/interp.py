@@ -332,6 +332,11 @@ def _decimate(node: Node, args: Sequence[Array]) -> Array:
     return args[0][:, :: node.attrs["factor"]]
 
 
+def _interleave(node: Node, args: Sequence[Array]) -> Array:
+    x = args[0]
+    return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
+
+
 _REAL: Mapping[str, Callable[[Node, Sequence[Array]], Array]] = {
     "linear": _real_linear,
     "add": lambda node, a: a[0] + a[1],
@@ -355,6 +360,7 @@ _REAL: Mapping[str, Callable[[Node, Sequence[Array]], Array]] = {
     "embed": _embed,
     "window": _window,
     "decimate": _decimate,
+    "interleave": _interleave,
 }
 
 

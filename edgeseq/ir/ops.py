@@ -466,6 +466,21 @@ def _decimate(graph: Graph, node: Node) -> list[Type]:
     return [x.at(replace(x.time, period=x.time.period * factor))]
 
 
+@_op("interleave", (1, 1), real="", integer=None)
+def _interleave(graph: Graph, node: Node) -> list[Type]:
+    """Frames of several frames, one after another: ``y[j*factor + r] = x[j, r]``.
+
+    x is a sequence of [factor, *shape] whose period is a multiple of `factor`, so that the result
+    has a whole one: what a `decimate` took apart can be had back.
+    """
+    (x,) = _types(graph, node)
+    factor = x.shape[0] if x.shape else 0
+    if x.time is None or factor < 1 or x.time.period % factor:
+        raise ValueError(f"{factor} frames of each of {x}")
+    time = replace(x.time, period=x.time.period // factor)
+    return [Type(x.shape[1:], time=time)]
+
+
 COMPARISONS = ("gt", "ge", "eq")
 """What a `compare` may ask."""
 

@@ -7,6 +7,7 @@ its sequence. Slots k < lag hold no data.
 - ``window`` with `ahead`: index i needs frame i + ahead, so the lag grows by `ahead`.
 - ``decimate`` by f: index i is index i*f of x, in slot i*f + lag = (i + lag // f)*f + lag % f of x.
   So of every f slots, number lag % f is taken, and the lag becomes lag // f.
+- ``interleave`` of f: index i*f + r is part r of index i, and slots follow alike: all times f.
 - Operands of one operation must have one lag: the earlier ones are delayed to the greatest.
 """
 
@@ -117,6 +118,9 @@ class Lags:
         elif node.op == "decimate":
             factor = int(node.attrs["factor"])
             lag, end, unknown = lag // factor, end // factor, unknown // factor
+        elif node.op == "interleave":
+            factor = self.period[x] // self.period[node.output]
+            lag, end, unknown = lag * factor, end * factor, unknown * factor
         else:
             odd = next((v for v in timed if self.end[v] != end), None)
             if odd is not None:

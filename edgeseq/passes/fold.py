@@ -16,8 +16,8 @@ _MOST_ELEMENTS = 1 << 26
 def fold_constants(graph: Graph) -> Graph:
     """`graph` with every real node that reads constants only replaced by its values.
 
-    What lies in time (`window`, `decimate`, `last`) reads no constants, a `scan` over the first
-    axis of constants may.
+    What lies in time (`window`, `decimate`, `interleave`, `last`) reads no constants, a `scan` over
+    the first axis of constants may.
 
     Raises:
         GraphError: the folded constant would have more than 2^26 elements, or is not finite.

@@ -10,7 +10,8 @@ computes on the whole sequence:
 - Slots that hold no data yet, because their value lags, count as zeros in a window, as frames
   before the first do in the whole, and leave the states of a recurrence as they began.
 - A value of every f-th frame exists once in f frames; a step takes as many frames as it needs to
-  make a whole number of every value.
+  make a whole number of every value. Values of several frames may be laid out as frames again
+  (`interleave`): those come together, in one step.
 
 Of a sequence of T frames (T fills whole steps) the stream gives, of an output of period p, the
 first T/p - delay/p elements, after delay/p slots without meaning. The rest of the whole's elements
@@ -129,6 +130,10 @@ class _Streaming:
             if m == 1:  # of every frame
                 return [now]
             return [pick(self.step, now, lags.lag[x] % every, every, m // every, node.name)]
+        if node.op == "interleave":
+            now = self.past.at(timed[0], lags.lag[timed[0]])
+            shape = (*lead(lags.slots(node.output)), *self.graph.types[node.output].shape)
+            return [self.step.add_node("reshape", [now], name=node.name, shape=shape)]
         lag = lags.meet(timed)
         args = [self.past.at(v, lag) if v in lags.lag else self.env[v] for v in node.inputs]
         if node.op != "scan":

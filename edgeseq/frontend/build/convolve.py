@@ -1,4 +1,4 @@
-"""Convolution, transposed convolution and pooling, over time and over axes of a frame."""
+"""Convolution and pooling, over time and over axes of a frame."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgeseq.frontend.build.views import permute
 from edgeseq.frontend.context import Array, Context
 from edgeseq.frontend.move import carried, grid, place
 
-__all__ = ["Sliding", "avg_pool", "conv", "conv_transpose", "max_pool", "same_pads"]
+__all__ = ["Sliding", "avg_pool", "conv", "max_pool", "same_pads"]
 
 _MAX_GROUPS = 64
 
@@ -310,68 +310,6 @@ def _depthwise(
     if b is not None:
         inputs.append(c.const(b, "bias"))
     return c.graph.add_node("depthwise", inputs, name=c.name())
-
-
-def conv_transpose(
-    c: Context,
-    v: Value,
-    w: Array,
-    bias: Array | None,
-    s: Sliding,
-    groups: int = 1,
-    output_padding: Sequence[int] | None = None,
-) -> Value:
-    """Transposed convolution of [N, C, positions...] with w [C, O / groups, taps...].
-
-    It is a convolution of the input with zeros between its elements and the kernel reversed; over
-    time that would make several frames of one, so only axes of a frame can be widened.
-    """
-    w = np.asarray(w, np.float64)
-    rank = len(s.kernel)
-    more = list(output_padding or [0] * rank)
-    if any(v.kind(2 + i) == "T" and s.stride[i] > 1 for i in range(rank)):
-        raise LayoutError(
-            "makes several frames of one", "compile in window mode (--window N --hop N)"
-        )
-    if w.ndim != rank + 2 or size_of(v.axes[1]) != w.shape[0] or w.shape[0] % groups:
-        raise LayoutError(f"has weights of {list(w.shape)} for {describe(v.axes)}")
-    pads = []
-    for i in range(rank):
-        full = s.reach(i) - 1
-        lo, hi = full - s.pads[i][0], full - s.pads[i][1] + more[i]
-        pads.append((lo, hi))
-    if any(v.kind(2 + i) == "T" for i in range(rank)) and any(p < 0 for q in pads for p in q):
-        raise LayoutError("cuts off more than the kernel reaches")
-    if any(s.stride[i] > 1 for i in range(rank)):
-        at = grid(c.whole(v))
-        for i in range(rank):
-            axis, n = 2 + i, at.shape[2 + i]
-            # Zeros after the last element, too, where padding follows: a regular pattern.
-            tail = s.stride[i] - 1 if pads[i][1] >= s.stride[i] - 1 else 0
-            pads[i] = (pads[i][0], pads[i][1] - tail)
-            count = (n - 1) * s.stride[i] + 1 + tail
-            wide = np.full((*at.shape[:axis], count, *at.shape[axis + 1 :]), -1, np.int64)
-            wide[(*[slice(None)] * axis, slice(None, None, s.stride[i]))] = at
-            at = wide
-        axes = list(v.axes)
-        for i in range(rank):
-            if v.kind(2 + i) != "T":
-                n = at.shape[2 + i]
-                axes[2 + i] = (Atom("F", n),) if n != 1 else ()
-        v = place(c, v, at, tuple(axes), "spread")
-    inner = [(max(a, 0), max(b, 0)) for a, b in pads]
-    per_in, per_out = w.shape[0] // groups, w.shape[1]
-    flipped = np.flip(w, tuple(range(2, w.ndim)))
-    flipped = flipped.reshape(groups, per_in, per_out, *w.shape[2:])
-    flipped = np.moveaxis(flipped, 2, 1).reshape(groups * per_out, per_in, *w.shape[2:])
-    y = conv(c, v, flipped, bias, Sliding(s.kernel, None, s.dilation, inner), groups)
-    if any(p < 0 for pair in pads for p in pair):
-        from edgeseq.frontend.build.views import slice_axis
-
-        for i, (lo, hi) in enumerate(pads):
-            n = size_of(y.axes[2 + i])
-            y = slice_axis(c, y, 2 + i, max(-lo, 0), n - max(-hi, 0))
-    return y
 
 
 # -- pooling -------------------------------------------------------------------------------------

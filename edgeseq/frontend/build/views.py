@@ -27,10 +27,12 @@ __all__ = [
     "concat",
     "expand",
     "flip",
+    "interleave",
     "last_frame",
     "over_time",
     "pad",
     "permute",
+    "repeat_frames",
     "reshape",
     "resolve_sizes",
     "select",
@@ -102,6 +104,40 @@ def _grouped(c: Context, v: Value, sizes: Sequence[int]) -> Value:
     held = Value(out, ((Atom("F", k),), *v.axes[:d], (Atom("T", frames),), *v.axes[d + 1 :]))
     held = permute(c, held, [*range(1, d + 2), 0, *range(d + 2, len(axes))])
     return c.natural(held)
+
+
+def interleave(c: Context, v: Value, dim: int) -> Value:
+    """Frames of several, one after another: axis 0 of `v`, [k, ...], moves into time, axis `dim`.
+
+    Returns:
+        The tensor without axis 0; its sequence is k times as long.
+
+    Raises:
+        LayoutError: a step would make more frames than it takes.
+    """
+    v = c.natural(c.whole(v))
+    k, n = size_of(v.axes[0]), size_of(v.axes[dim])
+    time = c.graph.types[v.name].time
+    if time is None or time.period % k:
+        raise LayoutError(
+            f"makes {k} frames of one, more than come in",
+            "keep them as an axis of the frame and lay them out after the model, or compile in "
+            "window mode (--window N --hop N)",
+        )
+    out = c.graph.add_node("interleave", [v.name], name=c.name("frames"))
+    axes = [*v.axes[1:dim], (Atom("T", n * k),), *v.axes[dim + 1 :]]
+    return Value(out, tuple(axes))
+
+
+def repeat_frames(c: Context, v: Value, dim: int, k: int) -> Value:
+    """Every frame k times: nearest-neighbour interpolation over time, axis `dim`."""
+    v = c.natural(c.whole(v))
+    shape = v.frame
+    name = c.graph.add_node(
+        "strided", [v.name], name=c.name("repeat"), shape=(k, *shape),
+        strides=(0, *(math.prod(shape[i + 1 :]) for i in range(len(shape)))), offset=0,
+    )  # fmt: skip
+    return interleave(c, Value(name, ((Atom("F", k),), *v.axes)), dim + 1)
 
 
 def unsqueeze(c: Context, v: Value, dims: Sequence[int]) -> Value:
@@ -243,7 +279,8 @@ def _slice_time(c: Context, v: Value, d: int, start: int | None, stop: int, step
             raise LayoutError(
                 f"cuts {lo} frames off the front and {cut} off the end of a sequence that is "
                 f"{v.extra} frames longer than the input",
-                f"cut the last {v.extra} frames off",
+                f"cut the last {v.extra} frames off; give an example whose length is a multiple "
+                "of all strides",
             )
         v = replace(v, axes=axes, extra=0)
     elif lo <= v.pad[0] and cut <= v.pad[1]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgeseq.frontend.axes import LayoutError, Value, size_of
-from edgeseq.frontend.build import convolve, reduce, views
+from edgeseq.frontend.build import convolve, reduce, transpose, views
 from edgeseq.frontend.build.convolve import Sliding
 from edgeseq.frontend.context import Array, Context, lowers
 from edgeseq.frontend.lowerings.products import constant
@@ -106,7 +106,7 @@ def _transposed(
         list(w.shape[2:]), _per_axis(stride, rank), _per_axis(dilation, rank),
         [(p, p) for p in _per_axis(padding, rank, 0)],
     )  # fmt: skip
-    y = convolve.conv_transpose(c, v, w, b, s, groups, _per_axis(output_padding, rank, 0))
+    y = transpose.conv_transpose(c, v, w, b, s, groups, _per_axis(output_padding, rank, 0))
     return _unbatched(c, y, added)
 
 

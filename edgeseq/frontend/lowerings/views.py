@@ -150,6 +150,8 @@ def _repeat_interleave(
         self, dim = views.reshape(c, self, [-1]), 0
     d = self.axis(dim)
     times = np.asarray(repeats)
+    if self.kind(d) == "T" and times.size == 1 and times.item() > 1:
+        return views.repeat_frames(c, self, d, int(times.item()))
     index = np.repeat(np.arange(size_of(self.axes[d])), times)
     return views.take(c, self, d, index)
 
@@ -268,7 +270,13 @@ def _upsample(
         n, m = have[i], int(output_size[i])
         if n == m:
             continue
+        if v.kind(2 + i) == "T" and m % n == 0:
+            v = views.repeat_frames(
+                c, c.natural(moved(c, v, at, range(len(v.axes)), "resize")), 2 + i, m // n
+            )
+            at = grid(v)
+            continue
         if v.kind(2 + i) not in "F1":
-            raise LayoutError("resizes time or the batch", "resize axes of one frame only")
+            raise LayoutError("resizes time or the batch", "resize time by a whole factor")
         at = np.take(at, ((np.arange(m) + shift) * n / m).astype(int).clip(0, n - 1), axis=2 + i)
     return moved(c, v, at, range(len(v.axes)), "resize")

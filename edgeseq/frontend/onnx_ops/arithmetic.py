@@ -387,8 +387,9 @@ def _dequantize(c: Context, x: Inputs, axis: int = 1, **_: Any) -> Value:
 
 
 _MOVES = frozenset(
-    {"reshape", "slice", "strided", "concat", "clamp", "max", "min", "window", "decimate", "last"}
-)
+    {"reshape", "slice", "strided", "concat", "clamp", "max", "min", "window", "decimate",
+     "interleave", "last"}
+)  # fmt: skip
 
 
 def _kept_real(c: Context, name: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgeseq.frontend.axes import LayoutError, Value, size_of
-from edgeseq.frontend.build import arith, convolve, products, reduce, views
+from edgeseq.frontend.build import arith, convolve, products, reduce, transpose, views
 from edgeseq.frontend.build.convolve import Sliding
 from edgeseq.frontend.context import Context
 from edgeseq.frontend.onnx_registry import Inputs, constant, ints, onnx
@@ -111,7 +111,7 @@ def _conv_transpose(
                 more[i], total, lo = more[i] - total, 0, 0
             pairs.append((lo, total - lo))
         s = Sliding(s.kernel, s.stride, s.dilation, pairs)
-    return convolve.conv_transpose(c, x[0], w, bias, s, group, more)
+    return transpose.conv_transpose(c, x[0], w, bias, s, group, more)
 
 
 @onnx("MaxPool")

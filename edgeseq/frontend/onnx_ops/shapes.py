@@ -310,8 +310,6 @@ def _resize(c: Context, x: Inputs, mode: str = "nearest", **attrs: Any) -> Value
     for d, (n, m) in enumerate(zip(have, sizes, strict=True)):
         if n == m and (scales is None or float(scales[d]) == 1.0):
             continue
-        if v.kind(d) not in "F1":
-            raise LayoutError("resizes time or the batch")
         place = _positions(n, m, m / n if scales is None else float(scales[d]), transform)
         if mode == "nearest":
             index = {
@@ -320,7 +318,16 @@ def _resize(c: Context, x: Inputs, mode: str = "nearest", **attrs: Any) -> Value
                 "round_prefer_floor": np.ceil(place - 0.5),
                 "round_prefer_ceil": np.floor(place + 0.5),
             }[rounding]
-            at = np.take(grid(y), np.clip(index, 0, n - 1).astype(int), axis=d)
+            index = np.clip(index, 0, n - 1).astype(int)
+            if v.kind(d) == "T" and m % n == 0 and np.array_equal(index, np.arange(m) // (m // n)):
+                y = views.repeat_frames(c, y, d, m // n)
+                continue
+        if v.kind(d) not in "F1":
+            raise LayoutError(
+                "resizes time or the batch", "repeat every frame a whole number of times"
+            )
+        if mode == "nearest":
+            at = np.take(grid(y), index, axis=d)
             y = moved(c, y, at, range(len(have)), "resize")
         elif mode == "linear":
             low = np.clip(np.floor(place), 0, n - 1).astype(int)
