@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, describe, kind_of, size_of
+from edgeseq.frontend.past import refuse_scores
 from edgeseq.frontend.program import Operation
 from edgeseq.ir import Graph, Node
 from edgeseq.ir.functions import FUNCTIONS
@@ -299,11 +300,16 @@ class Context:
                 out = self.graph.add_node(op, [a.name, b.name], name=self.name(suffix), **attrs)
                 return replace(a, name=out)
             keys = max(a.keys, b.keys)
+            for v in (a, b):
+                if keys and not v.keys and v.axes and size_of(v.axes[-1]) > 1:
+                    refuse_scores(replace(v, keys=keys))  # it counts frames, they distances
             a, b = self._aligned(self.natural(a), self.natural(b))
             y = self.emit(op, [a.name, b.name], a.axes, suffix=suffix, **attrs)
             return replace(y, keys=keys, extra=a.extra)
         v = self.whole(a if isinstance(a, Value) else b, longer=True)
         array = np.asarray(b if isinstance(a, Value) else a)
+        if array.ndim and array.shape[-1] > 1:
+            refuse_scores(v)
         if self._changes_nothing(op, array, v, first=isinstance(a, Value)):
             return v
         if array.size == 1 and array.ndim <= len(v.axes):
@@ -323,7 +329,9 @@ class Context:
         v, array = self._against(self.natural(v), array)
         c = self.const(array, f"{suffix}.const" if suffix else "const")
         names = [v.name, c] if isinstance(a, Value) else [c, v.name]
-        return replace(self.emit(op, names, v.axes, suffix=suffix, **attrs), extra=v.extra)
+        return replace(
+            self.emit(op, names, v.axes, suffix=suffix, **attrs), extra=v.extra, keys=v.keys
+        )
 
     @staticmethod
     def _changes_nothing(op: str, array: Array, v: Value, *, first: bool) -> bool:

@@ -24,6 +24,7 @@ from edgeseq.frontend.context import LOWER, AxisConflict
 from edgeseq.frontend.interpret import DAMAGED, Lost, Lowering
 from edgeseq.frontend.options import ImportOptions
 from edgeseq.frontend.pairing import keeps
+from edgeseq.frontend.past import refuse_scores
 from edgeseq.frontend.program import Program, graph_name
 from edgeseq.frontend.readings import Carried, Lowered, Reading, no_time, readings
 from edgeseq.frontend.reroll import reroll
@@ -275,6 +276,7 @@ class _Run:
             try:
                 if not isinstance(value, Value):
                     raise LayoutError("does not depend on the input", "do not return it")
+                refuse_scores(value)
                 value = low.c.real(value)
                 layout = value.layout
                 if "?" in layout:

@@ -25,6 +25,7 @@ from edgeseq.frontend.onnx_lengths import difference, fixed_lengths, open_length
 from edgeseq.frontend.onnx_lower import Carried, InputPlan, Lost, Lowering
 from edgeseq.frontend.onnx_states import find_states, near_misses
 from edgeseq.frontend.options import ImportOptions
+from edgeseq.frontend.past import refuse_scores
 from edgeseq.frontend.program import Program, Ref, ValueInfo, graph_name
 from edgeseq.frontend.windows import as_window
 from edgeseq.ir import Graph, check
@@ -322,6 +323,7 @@ def _lowered(
                 raise LayoutError("does not depend on the input", "do not return it")
             if value.name in low.c.quantised:
                 raise LayoutError("is stored integers", "return what DequantizeLinear makes of it")
+            refuse_scores(value)
             value = low.c.real(value)
             if label in state_outputs and mode != "stream":
                 _carry(low, graph, state_outputs[label], value, plans)

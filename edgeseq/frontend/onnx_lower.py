@@ -25,6 +25,7 @@ from edgeseq.frontend.context import Context
 from edgeseq.frontend.onnx_fold import can_fold
 from edgeseq.frontend.onnx_loops import LOOPS, Counter
 from edgeseq.frontend.onnx_registry import ONNX, SEQUENCES, Frames, Growing, Several
+from edgeseq.frontend.past import still_scores
 from edgeseq.frontend.program import Operation, Program, Ref, graph_name, refs_of
 from edgeseq.ir import Graph, Time, Type
 
@@ -261,7 +262,10 @@ class Lowering:
             return np.array(math.prod(args[0].sizes), np.int64)
         if kind == "ConstantOfShape" or kind not in ONNX:
             raise LayoutError(*onnx_advice(kind))
-        return ONNX[kind](self.c, args, **attrs)
+        made = ONNX[kind](self.c, args, **attrs)
+        found = made if isinstance(made, list) else [made]
+        still_scores(kind, args, found, str(attrs.get("equation", "")))
+        return made
 
     def _hoisted(
         self, kind: str, op: Operation, args: list[Any], attrs: dict[str, Any]

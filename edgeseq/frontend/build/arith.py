@@ -133,6 +133,14 @@ def where(c: Context, condition: Any, a: Any, b: Any) -> Value:
     return y if kept is None or not np.any(kept) else c.binary("add", y, kept, suffix="filled")
 
 
+def _widened(c: Context, v: Value, other: Value) -> Value:
+    """`v` with the axes that it has after broadcasting with another value."""
+    if v.axes == other.axes:
+        return v
+    wide = c.binary("add", v, c.binary("mul", other, 0.0, suffix="zero"), suffix="wide")
+    return v if wide.axes == v.axes else wide
+
+
 def _selected(c: Context, condition: Value, a: Any, b: Any) -> Value:
     """`select` on operands brought to one shape."""
     like = c.real(condition)
@@ -145,19 +153,8 @@ def _selected(c: Context, condition: Value, a: Any, b: Any) -> Value:
             array = np.maximum(np.asarray(v, np.float64), -_FAR)
             values.append(c.binary("add", zero, np.minimum(array, 1e9), suffix="constant"))
     x, y = values
-    if x.axes != y.axes:
-        x, y = (
-            c.binary("add", p, c.binary("mul", q, 0.0, suffix="zero"), suffix="wide")
-            if p.axes != q.axes and np.prod(p.sizes) < np.prod(q.sizes)
-            else p
-            for p, q in ((x, y), (y, x))
-        )
-    if like.axes != x.axes:
-        like = c.binary("add", like, c.binary("mul", x, 0.0, suffix="zero"), suffix="wide")
-        if like.axes != x.axes:
-            x, y = (
-                c.binary("add", v, c.binary("mul", like, 0.0, suffix="zero"), suffix="wide")
-                for v in (x, y)
-            )
+    x, y = _widened(c, x, y), _widened(c, y, x)
+    like = _widened(c, like, x)
+    x, y = _widened(c, x, like), _widened(c, y, like)
     like, x, y = c.real(like), c.real(x), c.real(y)
     return c.emit("select", [like.name, x.name, y.name], x.axes)

@@ -346,6 +346,11 @@ def avg_pool(c: Context, v: Value, s: Sliding, *, count_pads: bool) -> Value:
     rank = len(s.kernel)
     sizes = [size_of(v.axes[2 + i]) for i in range(rank)]
     times = [i for i in range(rank) if v.kind(2 + i) == "T"]
+    if not count_pads and any(s.pads[i] != (0, 0) for i in times):
+        raise LayoutError(
+            "averages the first frames over fewer than the others",
+            "count the padding (count_include_pad), or pad by zeros before it",
+        )
     v, at, spatial = _windows(c, v, s)
     extra, v = v.extra, replace(v, extra=0)
     at = np.moveaxis(at, 1, -1).reshape(*at.shape[:1], *at.shape[2 : 2 + rank], taps, channels)

@@ -190,6 +190,11 @@ def _weighted_past(c: Context, p: Value, v: Value) -> Value:
     rank = len(v.axes)
     if v.kind(-2) != "T":
         raise LayoutError(f"weights {describe(v.axes)} by past frames")
+    if not c.looks_back(p):
+        raise LayoutError(
+            "weights frames that have not come yet",
+            "use a causal mask, or compile in window mode (--window N --hop N)",
+        )
     past = _past(c, v, rank - 2)  # [..., W, D]
     swap = [*range(rank - 2), rank - 1, rank - 2]
     return _product(c, replace(p, keys=0), permute(c, past, swap))
@@ -278,7 +283,8 @@ def _banded(c: Context, scores: Value, mask: Array) -> Value:
     if not np.any(bias):
         c.masked.add(scores.name)
         return scores
-    y = replace(c.binary("add", scores, bias, suffix="mask"), keys=context)
+    y = c.binary("add", replace(scores, keys=0), bias, suffix="mask")  # by distance, as they are
+    y = replace(y, keys=context)
     c.masked.add(y.name)
     return y
 

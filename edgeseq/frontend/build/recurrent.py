@@ -126,7 +126,8 @@ def _over_time(c: Context, x: Value, d: Direction, wanted: list[bool]) -> Outcom
         if array is None:
             raise LayoutError(
                 "starts from a state that depends on the input",
-                "start from a constant, or name the state that is carried: --state IN:OUT",
+                "start from a constant (an input is made one by --set NAME=0), or name the state "
+                "that is carried: --state IN:OUT",
             )
         arrays.append(_per_row(array, rows))
     name = c.unique(c.name(d.label))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -105,8 +106,6 @@ def softmax(c: Context, v: Value, dim: int) -> Value:
     y = c.emit("softmax", [x.name], x.axes)
     back = np.argsort(order)
     if list(back) == list(range(len(back))):
-        from dataclasses import replace
-
         return replace(c.view(y, v.axes), keys=keys)
     return permute(c, y, [int(i) for i in back])
 
@@ -115,7 +114,7 @@ def _only_known(c: Context, v: Value) -> Value:
     """Scores of frames that have not been yet, far below all others."""
     valid = c.valid_keys(v)
     # 0 where a key is known and -10 000 where not: exp makes exactly 0 of it.
-    return c.binary("add", v, valid, suffix="known")
+    return c.binary("add", replace(v, keys=0), valid, suffix="known")
 
 
 # -- normalisations ------------------------------------------------------------------------------

@@ -48,6 +48,12 @@ TO_THE_END = (1 << 63) - 1
 _PAD_MODES = ("constant", "reflect", "edge", "wrap")
 
 
+_ONE_FRAME = (
+    "only the last frame can be selected (y[:, -1]); for a loop over the frames use nn.RNN, nn.GRU "
+    "or nn.LSTM"
+)
+
+
 def resolve_sizes(have: Sequence[int], want: Sequence[int]) -> list[int]:
     """Sizes of a view, a -1 among them filled in.
 
@@ -266,9 +272,12 @@ def _slice_time(c: Context, v: Value, d: int, start: int | None, stop: int, step
         stop -= n
     if (start is not None and start < 0) or (0 <= stop < n):
         end = "" if stop >= n else stop
+        single = stop - (start or 0) == 1  # as exporters unroll a loop
         raise LayoutError(
             f"takes frames {'' if start is None else start}:{end} of a sequence",
-            "the last frame is y[:, -1]; to drop or shift frames, do it after the model",
+            _ONE_FRAME
+            if single
+            else "the last frame is y[:, -1]; to drop or shift frames, do it after the model",
         )
     lo, cut = start or 0, 0 if stop >= n else -stop
     if lo + cut >= n:
@@ -370,8 +379,7 @@ def select(c: Context, v: Value, dim: int, index: int) -> Value:
         if index != -1:
             raise LayoutError(
                 f"selects frame {index}",
-                "only the last frame can be selected (y[:, -1]); for a loop over the frames use "
-                "nn.RNN, nn.GRU or nn.LSTM",
+                _ONE_FRAME,
             )
         y = last_frame(c, v, d)
     else:

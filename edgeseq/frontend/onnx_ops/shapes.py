@@ -142,9 +142,18 @@ def _rows(c: Context, table: Any, index: Value) -> Value:
 @onnx("GatherElements")
 def _gather_elements(c: Context, x: Inputs, axis: int = 0, **_: Any) -> Value:
     v, index = c.whole(x[0]), constant(x[1], "index")
-    at = grid(v)
-    n = at.shape[axis]
-    take = np.take_along_axis(at, np.asarray(index) % n, axis)
+    at, d = grid(v), v.axis(axis)
+    if index.ndim != at.ndim:
+        raise LayoutError(f"takes elements by an index of {index.ndim} axes")
+    for i, n in enumerate(v.sizes):
+        if v.kind(i) not in ("T", "mixed"):
+            if i != d:  # the index may be smaller than what it looks into
+                at = np.take(at, range(index.shape[i]), i)
+        elif i == d or index.shape[i] != n or np.any(index != np.take(index, [0], i)):
+            raise LayoutError("looks up frames by number")
+        else:
+            index = np.take(index, [0], i)
+    take = np.take_along_axis(at, np.asarray(index) % at.shape[d], d)
     return moved(c, v, take, range(len(v.axes)), "gather")
 
 

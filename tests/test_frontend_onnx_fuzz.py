@@ -1,0 +1,212 @@
+"""Random ONNX models: ONNX Runtime's numbers or an error of this project, whole and as a stream."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx_models import Net, run
+from onnx_random import LENGTHS, Drawn, draw
+
+from edgeseq.errors import ModelError, UnsupportedError, UsageError
+from edgeseq.frontend.onnx_import import Imported, import_onnx
+from edgeseq.frontend.options import ImportOptions
+from edgeseq.ir import Interpreter
+from edgeseq.passes.stream import stream
+
+T = LENGTHS[0]
+TOLERANCE = 1e-4
+
+
+def saved(drawn: Drawn, path: Path, fixed: bool) -> Path:
+    """The model's file, its length open or fixed."""
+    drawn.net.save(path)
+    if fixed:
+        model = onnx.load(path)
+        for value in model.graph.input:
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_param:
+                    dim.dim_value = T
+        onnx.save(model, path)
+    return path
+
+
+def close(got: np.ndarray, want: np.ndarray, scale: float) -> bool:
+    return got.shape == want.shape and bool(
+        np.abs(got - want).max(initial=0) <= TOLERANCE * max(scale, 0.1)
+    )
+
+
+def rows(array: np.ndarray, axis: int) -> np.ndarray:
+    """A row for each element of an axis."""
+    moved = np.moveaxis(array, axis, 0)
+    return moved.reshape(len(moved), -1)
+
+
+def compared(made: Imported, drawn: Drawn, path: Path) -> list[str]:
+    """What differs from ONNX Runtime."""
+    rng = np.random.default_rng(1)
+    feed = {}
+    for name, plan in made.plans.items():  # another axis may have been taken for time
+        sizes = list(plan.sizes)
+        if plan.time is not None and drawn.shapes[name][plan.time] is None:
+            sizes[plan.time] = T
+        feed[name] = rng.normal(size=sizes).astype(np.float32)
+    if not runs(path, feed):
+        return []
+    want = {n: y.astype(np.float64) for n, y in run(path, **feed).items()}
+    graph = made.graph
+    layouts = graph.meta["onnx"]["outputs"]
+    frames = []
+    for value in graph.inputs:
+        name = graph.meta["onnx"]["names"][value]
+        x, at = feed[name].astype(np.float64), made.plans[name].time
+        shape = graph.types[value].shape
+        if at is None:
+            frames.append(x.reshape(1, *shape))
+        else:
+            frames.append(np.moveaxis(x, at, 0).reshape(1, x.shape[at], *shape))
+    whole = Interpreter(graph)(*frames)
+    wrong = []
+    timed = {}
+    for k, (name, letters) in enumerate(layouts.items()):
+        y, ref = np.asarray(whole[k], np.float64), want[name]
+        scale = float(np.abs(ref).max(initial=0))
+        if graph.types[graph.outputs[k]].time is not None and "T" in letters:
+            ref = rows(ref, letters.index("T"))
+            y = y[0].reshape(y.shape[1], -1)
+            timed[k] = ref
+        else:
+            y, ref = y.reshape(-1), ref.reshape(-1)
+            if "?" in letters:  # frames inside a merged axis come first
+                y, ref = np.sort(y), np.sort(ref)
+        if not close(y, ref, scale):
+            wrong.append(f"{name} ({letters}): {y.shape} of {ref.shape}, {np.ravel(y)[:4]} instead "
+                         f"of {np.ravel(ref)[:4]}")  # fmt: skip
+    if made.mode == "stream" and timed and not wrong:
+        wrong += streamed(made, frames, timed)
+    return wrong
+
+
+def streamed(made: Imported, frames: list[np.ndarray], timed: dict[int, np.ndarray]) -> list[str]:
+    """What the step gives otherwise, frame by frame."""
+    step = stream(made.graph)
+    per = step.meta.get("frames_per_step", 1)
+    n = max(x.shape[1] for x in frames) // per * per
+    outs = Interpreter(step).sequence(*(x[:, :n] for x in frames))
+    wrong = []
+    for k, ref in timed.items():
+        period = made.graph.types[made.graph.outputs[k]].time.period  # type: ignore[union-attr]
+        lag = step.meta.get("delays", {}).get(step.outputs[k], step.meta["delay"]) // period
+        y = outs[k][0].reshape(outs[k].shape[1], -1)[lag:]
+        m = min(len(y), len(ref))
+        if not close(y[:m], ref[:m], float(np.abs(ref).max(initial=0))):
+            wrong.append(f"streamed {k}: {y[:2].ravel()[:4]} instead of {ref[:2].ravel()[:4]}")
+    return wrong
+
+
+def runs(path: Path, feed: dict[str, np.ndarray]) -> bool:
+    """Whether ONNX Runtime takes inputs of these sizes."""
+    try:
+        run(path, **feed)
+    except Exception:  # noqa: BLE001 (its own classes share no other base)
+        return False
+    return True
+
+
+def outcome(seed: int, folder: Path) -> str:
+    """'right', or why the model is refused; fails on another exception or a wrong number."""
+    drawn = draw(seed)
+    path = saved(drawn, folder / "m.onnx", fixed=seed % 3 == 0)
+    axis = next(iter(drawn.shapes.values())).index(None)
+    stated = dict.fromkeys(drawn.shapes, axis) if seed % 4 else None
+    try:
+        made = import_onnx(path, name="m", options=ImportOptions(time_axis=stated, context=32))
+        wrong = compared(made, drawn, path)
+    except (ModelError, UsageError) as e:
+        return f"refused: {e.what}"
+    if wrong:
+        nodes = ", ".join(n.op_type for n in drawn.net.nodes)
+        raise AssertionError(f"seed {seed}, opset {drawn.net.opset}: {nodes}: {wrong}")
+    return f"right as {made.mode}"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("part", range(4))
+def test_random_models_are_right_or_refused(part: int, tmp_path: Path) -> None:
+    counts = Counter(outcome(seed, tmp_path)[:7] for seed in range(100 * part, 100 * part + 100))
+    print(dict(counts))
+    assert counts["right a"] > 30
+
+
+# -- what was found this way ---------------------------------------------------------------------
+
+
+def refused(net: Net, value: str, folder: Path, match: str) -> None:
+    net.output(value, None, "y")
+    path = net.save(folder / "m.onnx")
+    with pytest.raises(UnsupportedError, match=match):
+        import_onnx(path, name="m", options=ImportOptions(time_axis=1, context=T))
+
+
+def scores(net: Net, causal: bool) -> tuple[str, str]:
+    """(input, a score of every frame for each frame)."""
+    x = net.input("x", [1, T, 4])
+    y = net.op("MatMul", x, net.op("Transpose", x, perm=[0, 2, 1]))
+    if causal:
+        y = net.op("Add", y, net.const(np.triu(np.full((T, T), -np.inf), 1)))
+    return x, y
+
+
+@pytest.mark.parametrize("kind", ["returned", "ReduceSum", "Slice", "by a constant"])
+def test_scores_of_past_frames_are_no_features(kind: str, tmp_path: Path) -> None:
+    net = Net()
+    y = net.op("Softmax", scores(net, True)[1], axis=-1)
+    if kind == "ReduceSum":
+        y = net.op(kind, y, net.const([-1], np.int64))
+    elif kind == "Slice":
+        y = net.op(kind, y, *(net.const([n], np.int64) for n in (0, 2, -1)))
+    elif kind == "by a constant":
+        y = net.op("MatMul", y, net.weight(T, 2))
+    refused(net, y, tmp_path, "scores that frames give to past ones")
+
+
+def test_weights_without_a_mask_look_ahead(tmp_path: Path) -> None:
+    net = Net()
+    x, y = scores(net, False)
+    refused(net, net.op("MatMul", y, x), tmp_path, "have not come yet")
+
+
+def test_means_over_fewer_frames_at_the_start_are_refused(tmp_path: Path) -> None:
+    net = Net()
+    x = net.op("Transpose", net.input("x", [1, T, 4]), perm=[0, 2, 1])
+    y = net.op("AveragePool", x, kernel_shape=[3], pads=[2, 0])
+    refused(net, y, tmp_path, "over fewer than the others")
+
+
+def test_an_index_may_be_smaller_than_what_it_looks_into(tmp_path: Path) -> None:
+    net = Net()
+    last = net.recurrent("GRU", net.input("x", ["frames", 1, 4]), 4, 5)[1]  # [1, 1, 5]
+    y = net.op("GatherElements", last, net.const([[[0, 0]]], np.int64), axis=1)
+    net.output(y, None, "y0")
+    drawn = Drawn(net, {"x": (None, 1, 4)}, ["y0"])
+    path = saved(drawn, tmp_path / "m.onnx", fixed=False)
+    made = import_onnx(path, name="m", options=ImportOptions(time_axis=0))
+    assert made.tensors[0][0] == (1, 1, 2)
+    assert compared(made, drawn, path) == []
+
+
+def test_a_choice_has_the_axes_of_all_its_operands(tmp_path: Path) -> None:
+    net = Net()
+    x = net.input("x", ["frames", 3, 4])
+    test = net.op("Greater", x, net.const(0.1))
+    wide = net.op("Where", test, x, net.weight(1, 1, 1, 4))
+    net.output(net.op("MatMul", wide, net.weight(4, 2)), None, "y0")
+    drawn = Drawn(net, {"x": (None, 3, 4)}, ["y0"])
+    path = saved(drawn, tmp_path / "m.onnx", fixed=False)
+    made = import_onnx(path, name="m", options=ImportOptions(time_axis=0))
+    assert made.graph.meta["onnx"]["outputs"]["y0"] == "1TFF"
+    assert compared(made, drawn, path) == []
