@@ -20,6 +20,7 @@ from edgeseq.emit.tflite.memory import OVERWRITES, SHARES
 from edgeseq.errors import DataError
 from edgeseq.ir import Graph, Interpreter, Type, check
 from edgeseq.ir.io import from_stored
+from edgeseq.quant import quantise
 
 Array = npt.NDArray[Any]
 
@@ -82,6 +83,32 @@ def test_the_loop_carries_32_bits(engine: str) -> None:  # noqa: F811
     (want,) = Interpreter(b.graph).sequence(frames)
     (got,) = run_tflite(emit_tflite(b.graph), frames, engine=engine).outputs
     np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("kind", ["linear", "groups", "depthwise"])
+def test_products_of_a_mask_are_as_fine_as_their_result(kind: str, engine: str) -> None:  # noqa: F811
+    """A product of ones has the unit of its weights, of which a 16-bit result has hundreds."""
+    rng = np.random.default_rng(0)
+    g = Graph("mask")
+    x = g.add_input("x", Type((6,)))
+    limit, bias = (
+        g.add_const(n, v) for n, v in (("limit", [0.2]), ("b", rng.normal(size=3) * 0.05))
+    )
+    mask = g.add_node("compare", [x, limit], cmp="gt")
+    w = rng.normal(size=(2, 3) if kind == "depthwise" else (3, 6))
+    terms = [mask, g.add_const("w", w)]
+    if kind == "groups":
+        terms += [x, g.add_const("v", rng.normal(size=(3, 6)) * 0.01)]
+    elif kind == "depthwise":
+        terms[0] = g.add_node("reshape", [mask], shape=(2, 3))
+    op = "depthwise" if kind == "depthwise" else "linear"
+    g.outputs = [g.add_node(op, [*terms, bias])]
+    step = quantise(g, [rng.normal(size=(4, 200, 6))]).graph
+    frames = rng.integers(-20000, 20000, (2, 50, 6)).astype(step.types["x"].numpy)
+    want = Interpreter(step, batch=2).sequence(frames)[0].astype(int)
+    model = emit_tflite(step, frames=[frames])
+    got = run_tflite(model, frames, engine=engine).outputs[0].astype(int)
+    assert np.abs(got - want).max() <= 2
 
 
 def test_states_of_any_rank_within(engine: str) -> None:  # noqa: F811

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,6 +67,22 @@ class Products(Values):
         conv = self._convs.get(node.output)
         return self.operand(conv.source if conv else node.inputs[2 * g])
 
+    def _fine(self, node: Node, g: int, x: Form, rows: Array) -> Form:
+        """The same numbers in smaller units, where a product's own unit would be too coarse.
+
+        A bias is stored in units of the product, input unit times weight unit, and no runtime
+        gives a result finer than that. Of an input that uses few of its bits (a mask of ones) the
+        spare ones are filled with zeros.
+        """
+        unit, wanted = x.scale * float(np.abs(rows).max()), self.scale(node.output, self.matrix)
+        conv = self._convs.get(node.output)
+        top = self._proved(conv.source if conv else node.inputs[2 * g]) / x.scale
+        room = ((1 << (BITS[x.dtype] - 1)) - 1) / max(top, 1.0)
+        if unit <= wanted or room < 2.0:
+            return x
+        bits = min(math.ceil(math.log2(unit / wanted)) + 1, math.floor(math.log2(room)))
+        return self.tensors.convert(x, x.dtype, x.scale * 2.0**-bits)
+
     def _sum(self, node: Node, parts: Sequence[Form]) -> None:
         """Define the output as the sum of partial products."""
         if len(parts) == 1:
@@ -90,8 +107,9 @@ class Products(Values):
         proved = group_limits(self.graph, node, self._bounds)
         groups: list[_Group] = []
         for g in range(len(node.inputs) // 2):
-            x, name = self._read(node, g), node.inputs[2 * g + 1]
+            name = node.inputs[2 * g + 1]
             w, rows = self._const(node, name), row_scales(self.graph, name)
+            x = self._fine(node, g, self._read(node, g), rows)
             if w.dtype == np.int8:
                 groups.append((x, w, rows, bias, group_key(node, g), proved[g]))
             else:
@@ -118,7 +136,8 @@ class Products(Values):
         x, name = node.inputs[:2]
         w, rows = self._const(node, name).T, channel_scales(self.graph, node)
         bias = self._real_bias(node, len(node.inputs) == 3)
-        source, scale = self._read(node), self.scale(node.output, self.matrix)
+        scale = self.scale(node.output, self.matrix)
+        source = self._fine(node, 0, self._read(node), rows)
         if w.dtype == np.int8:
             self.define(node.output, self._product(node, source, w, rows, bias, scale))
             return
