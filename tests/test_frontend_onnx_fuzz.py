@@ -180,6 +180,13 @@ def test_weights_without_a_mask_look_ahead(tmp_path: Path) -> None:
     refused(net, net.op("MatMul", y, x), tmp_path, "have not come yet")
 
 
+def test_heads_of_time_are_refused(tmp_path: Path) -> None:
+    net = Net(23)
+    x = net.op("Transpose", net.input("x", [1, "frames", 3]), perm=[0, 2, 1])
+    y = net.op("Attention", x, x, x, q_num_heads=2, kv_num_heads=2, is_causal=1)
+    refused(net, y, tmp_path, "divides time among its heads")
+
+
 def test_means_over_fewer_frames_at_the_start_are_refused(tmp_path: Path) -> None:
     net = Net()
     x = net.op("Transpose", net.input("x", [1, T, 4]), perm=[0, 2, 1])
