@@ -200,6 +200,13 @@ def test_heads_of_time_are_refused(tmp_path: Path) -> None:
     refused(net, y, tmp_path, "divides time among its heads")
 
 
+def test_nothing_is_spread_along_time_merged_with_features(tmp_path: Path) -> None:
+    net = Net()
+    x = net.op("Reshape", net.input("x", [1, "frames", 4]), net.const([1, 1, -1], np.int64))
+    y = net.op("ConvTranspose", x, net.weight(1, 2, 2), strides=[2])
+    refused(net, y, tmp_path, "mixes time with features")
+
+
 def test_means_over_fewer_frames_at_the_start_are_refused(tmp_path: Path) -> None:
     net = Net()
     x = net.op("Transpose", net.input("x", [1, T, 4]), perm=[0, 2, 1])

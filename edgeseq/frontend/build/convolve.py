@@ -328,6 +328,11 @@ def conv_transpose(
     """
     w = np.asarray(w, np.float64)
     rank = len(s.kernel)
+    if any(v.kind(2 + i) == "mixed" for i in range(rank)):
+        raise LayoutError(
+            f"slides along an axis of {describe(v.axes)} that mixes time with features",
+            "give time an axis of its own",
+        )
     more = list(output_padding or [0] * rank)
     if any(v.kind(2 + i) == "T" and s.stride[i] > 1 for i in range(rank)):
         raise LayoutError(
