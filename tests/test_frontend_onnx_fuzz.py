@@ -50,14 +50,18 @@ def compared(made: Imported, drawn: Drawn, path: Path) -> list[str]:
     """What differs from ONNX Runtime."""
     rng = np.random.default_rng(1)
     feed = {}
+    # A length that the file leaves open but its views hold: other lengths mean something else.
+    held = any("holds views of" in note for note in made.notes)
     for name, plan in made.plans.items():  # another axis may have been taken for time
         sizes = list(plan.sizes)
-        if plan.time is not None and drawn.shapes[name][plan.time] is None:
+        if plan.time is not None and drawn.shapes[name][plan.time] is None and not held:
             sizes[plan.time] = T
         feed[name] = rng.normal(size=sizes).astype(np.float32)
     if not runs(path, feed):
         return []
     want = {n: y.astype(np.float64) for n, y in run(path, **feed).items()}
+    if any(not np.isfinite(y).all() or np.abs(y).max(initial=0) > 1e3 for y in want.values()):
+        return []  # a cell that diverges: float32 says nothing
     graph = made.graph
     layouts = graph.meta["onnx"]["outputs"]
     frames = []
@@ -88,7 +92,7 @@ def compared(made: Imported, drawn: Drawn, path: Path) -> list[str]:
                          f"of {np.ravel(ref)[:4]}")  # fmt: skip
     if made.mode == "stream" and timed and not wrong:
         wrong += streamed(made, frames, timed)
-    return wrong
+    return wrong if wrong and steady(path, feed) else []
 
 
 def streamed(made: Imported, frames: list[np.ndarray], timed: dict[int, np.ndarray]) -> list[str]:
@@ -106,6 +110,15 @@ def streamed(made: Imported, frames: list[np.ndarray], timed: dict[int, np.ndarr
         if not close(y[:m], ref[:m], float(np.abs(ref).max(initial=0))):
             wrong.append(f"streamed {k}: {y[:2].ravel()[:4]} instead of {ref[:2].ravel()[:4]}")
     return wrong
+
+
+def steady(path: Path, feed: dict[str, np.ndarray]) -> bool:
+    """Whether the model's numbers are more than those of its roundings."""
+    near = {n: (x * np.float32(1 + 1e-6)).astype(np.float32) for n, x in feed.items()}
+    return all(
+        close(a.astype(np.float64), b.astype(np.float64), float(np.abs(b).max(initial=0)))
+        for a, b in zip(run(path, **near).values(), run(path, **feed).values(), strict=True)
+    )
 
 
 def runs(path: Path, feed: dict[str, np.ndarray]) -> bool:
@@ -180,6 +193,20 @@ def test_weights_without_a_mask_look_ahead(tmp_path: Path) -> None:
     refused(net, net.op("MatMul", y, x), tmp_path, "have not come yet")
 
 
+def test_heads_of_time_are_refused(tmp_path: Path) -> None:
+    net = Net(23)
+    x = net.op("Transpose", net.input("x", [1, "frames", 3]), perm=[0, 2, 1])
+    y = net.op("Attention", x, x, x, q_num_heads=2, kv_num_heads=2, is_causal=1)
+    refused(net, y, tmp_path, "divides time among its heads")
+
+
+def test_nothing_is_spread_along_time_merged_with_features(tmp_path: Path) -> None:
+    net = Net()
+    x = net.op("Reshape", net.input("x", [1, "frames", 4]), net.const([1, 1, -1], np.int64))
+    y = net.op("ConvTranspose", x, net.weight(1, 2, 2), strides=[2])
+    refused(net, y, tmp_path, "mixes time with features")
+
+
 def test_means_over_fewer_frames_at_the_start_are_refused(tmp_path: Path) -> None:
     net = Net()
     x = net.op("Transpose", net.input("x", [1, T, 4]), perm=[0, 2, 1])
@@ -197,6 +224,31 @@ def test_an_index_may_be_smaller_than_what_it_looks_into(tmp_path: Path) -> None
     made = import_onnx(path, name="m", options=ImportOptions(time_axis=0))
     assert made.tensors[0][0] == (1, 1, 2)
     assert compared(made, drawn, path) == []
+
+
+def test_an_index_may_write_a_part_alone(tmp_path: Path) -> None:
+    net = Net()
+    last = net.recurrent("GRU", net.input("x", ["frames", 1, 4]), 4, 5)[1]  # [1, 1, 5]
+    wide = net.op("Expand", last, net.const([1, 3, 5], np.int64))
+    index = net.const([[[-1, 0]]], np.int64)
+    y = net.op("ScatterElements", wide, index, net.weight(1, 1, 2), axis=1)
+    net.output(y, None, "y0")
+    drawn = Drawn(net, {"x": (None, 1, 4)}, ["y0"])
+    path = saved(drawn, tmp_path / "m.onnx", fixed=False)
+    made = import_onnx(path, name="m", options=ImportOptions(time_axis=0))
+    assert compared(made, drawn, path) == []
+
+
+def test_an_index_that_counts_frames_is_refused(tmp_path: Path) -> None:
+    net = Net()
+    x = net.input("x", [1, T, 4])
+    index = net.const(np.arange(2 * T).reshape(1, T, 2) % 4, np.int64)
+    y = net.op("ScatterElements", x, index, net.weight(1, T, 2), axis=2)
+    refused(net, y, tmp_path, "writes frames by number")
+    net = Net()
+    x = net.input("x", [1, T, 4])
+    index = net.const(np.arange(2 * T).reshape(1, T, 2) % 4, np.int64)
+    refused(net, net.op("GatherElements", x, index, axis=2), tmp_path, "looks up frames by number")
 
 
 def test_a_choice_has_the_axes_of_all_its_operands(tmp_path: Path) -> None:

@@ -324,6 +324,12 @@ def _lowered(
             if value.name in low.c.quantised:
                 raise LayoutError("is stored integers", "return what DequantizeLinear makes of it")
             refuse_scores(value)
+            if (
+                frames
+                and low.c.timed(value)
+                and "T" not in (a.label for axis in value.axes for a in axis)
+            ):
+                raise LayoutError("has no axis for its frames", "give time an axis of its own")
             value = low.c.real(value)
             if label in state_outputs and mode != "stream":
                 _carry(low, graph, state_outputs[label], value, plans)

@@ -35,6 +35,11 @@ def conv_transpose(
     w = np.asarray(w, np.float64)
     rank = len(s.kernel)
     more = list(output_padding or [0] * rank)
+    if any(v.kind(2 + i) == "mixed" for i in range(rank)):
+        raise LayoutError(
+            f"slides along an axis of {describe(v.axes)} that mixes time with features",
+            "give time an axis of its own",
+        )
     if w.ndim != rank + 2 or size_of(v.axes[1]) != w.shape[0] or w.shape[0] % groups:
         raise LayoutError(f"has weights of {list(w.shape)} for {describe(v.axes)}")
     time = next((i for i in range(rank) if v.kind(2 + i) == "T" and s.stride[i] > 1), None)

@@ -346,6 +346,8 @@ def _attention(
         raise LayoutError("keeps a cache of its own, or a soft cap", "use MatMul and Softmax")
     flat = len(q.axes) == 3
     if flat:
+        if any(t.kind(2) not in "F1" for t in (q, k, v)):
+            raise LayoutError("divides time among its heads", "transpose so that features are last")
         q, k, v = (
             views.permute(
                 c, views.reshape(c, t, [*t.sizes[:2], n or 1, t.sizes[2] // (n or 1)]), [0, 2, 1, 3]

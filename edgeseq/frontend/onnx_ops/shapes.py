@@ -190,10 +190,18 @@ def _scatter_elements(
     if reduction not in ("none", None):
         raise LayoutError(f"scatters with reduction {reduction!r}")
     index = constant(x[1], "index").astype(np.int64)
+    for i, n in enumerate(x[0].sizes if isinstance(x[0], Value) else ()):
+        if x[0].kind(i) in ("T", "mixed"):  # every frame alike
+            if i == axis % index.ndim or index.shape[i] != n or np.any(index != index.take([0], i)):
+                raise LayoutError("writes frames by number")
+            index = index.take([0], i)
 
     def put(at: Any, new: Any) -> Any:
+        # The index may be smaller than what is written to; along other axes it starts at 0.
         out = at.copy()
-        np.put_along_axis(out, index % out.shape[axis], new, axis)
+        where = list(np.indices(index.shape))
+        where[axis] = index % out.shape[axis]
+        out[tuple(where)] = new[tuple(slice(n) for n in index.shape)]
         return out
 
     return _put(c, x[0], x[2], put)
