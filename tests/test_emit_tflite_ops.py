@@ -20,7 +20,7 @@ from edgeseq.emit.tflite.memory import OVERWRITES, SHARES
 from edgeseq.errors import DataError
 from edgeseq.ir import Graph, Interpreter, Type, check
 from edgeseq.ir.io import from_stored
-from edgeseq.quant import quantise
+from edgeseq.quant import QuantOptions, quantise
 
 Array = npt.NDArray[Any]
 
@@ -85,8 +85,13 @@ def test_the_loop_carries_32_bits(engine: str) -> None:  # noqa: F811
     np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("kind", ["linear", "groups", "depthwise"])
-def test_products_of_a_mask_are_as_fine_as_their_result(kind: str, engine: str) -> None:  # noqa: F811
+def test_products_of_a_mask_are_as_fine_as_their_result(
+    kind: str,
+    bits: int,
+    engine: str,  # noqa: F811
+) -> None:
     """A product of ones has the unit of its weights, of which a 16-bit result has hundreds."""
     rng = np.random.default_rng(0)
     g = Graph("mask")
@@ -103,7 +108,8 @@ def test_products_of_a_mask_are_as_fine_as_their_result(kind: str, engine: str) 
         terms[0] = g.add_node("reshape", [mask], shape=(2, 3))
     op = "depthwise" if kind == "depthwise" else "linear"
     g.outputs = [g.add_node(op, [*terms, bias])]
-    step = quantise(g, [rng.normal(size=(4, 200, 6))]).graph
+    options = QuantOptions(weight_bits=bits)
+    step = quantise(g, [rng.normal(size=(4, 200, 6))], options).graph
     frames = rng.integers(-20000, 20000, (2, 50, 6)).astype(step.types["x"].numpy)
     want = Interpreter(step, batch=2).sequence(frames)[0].astype(int)
     model = emit_tflite(step, frames=[frames])

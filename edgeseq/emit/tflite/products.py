@@ -62,21 +62,18 @@ class Products(Values):
             x = t.reshape(x, conv.image)
         return t.reshape(convolve(t, x, conv, w, rows, bias, scale, depthwise=depthwise), shape)
 
-    def _read(self, node: Node, g: int = 0) -> Form:
-        """What group `g` of a product multiplies."""
-        conv = self._convs.get(node.output)
-        return self.operand(conv.source if conv else node.inputs[2 * g])
-
-    def _fine(self, node: Node, g: int, x: Form, rows: Array) -> Form:
-        """The same numbers in smaller units, where a product's own unit would be too coarse.
+    def _fine(self, node: Node, g: int, rows: Array) -> Form:
+        """What group `g` of a product multiplies, in units small enough for the result's.
 
         A bias is stored in units of the product, input unit times weight unit, and no runtime
         gives a result finer than that. Of an input that uses few of its bits (a mask of ones) the
         spare ones are filled with zeros.
         """
-        unit, wanted = x.scale * float(np.abs(rows).max()), self.scale(node.output, self.matrix)
         conv = self._convs.get(node.output)
-        top = self._proved(conv.source if conv else node.inputs[2 * g]) / x.scale
+        source = conv.source if conv else node.inputs[2 * g]
+        x = self.operand(source)
+        unit, wanted = x.scale * float(np.abs(rows).max()), self.scale(node.output, self.matrix)
+        top = self._proved(source) / x.scale
         room = ((1 << (BITS[x.dtype] - 1)) - 1) / max(top, 1.0)
         if unit <= wanted or room < 2.0:
             return x
@@ -109,11 +106,12 @@ class Products(Values):
         for g in range(len(node.inputs) // 2):
             name = node.inputs[2 * g + 1]
             w, rows = self._const(node, name), row_scales(self.graph, name)
-            x = self._fine(node, g, self._read(node, g), rows)
             if w.dtype == np.int8:
+                x = self._fine(node, g, rows)
                 groups.append((x, w, rows, bias, group_key(node, g), proved[g]))
             else:
                 high, low, base = split_weights(w)
+                x = self._fine(node, g, rows * base)
                 groups.append((x, high, rows * base, bias, group_key(node, g), proved[g]))
                 if self.matrix == "int16" and np.any(low):
                     top = self._reach(low, rows, node.inputs[2 * g])
@@ -137,11 +135,12 @@ class Products(Values):
         w, rows = self._const(node, name).T, channel_scales(self.graph, node)
         bias = self._real_bias(node, len(node.inputs) == 3)
         scale = self.scale(node.output, self.matrix)
-        source = self._fine(node, 0, self._read(node), rows)
         if w.dtype == np.int8:
+            source = self._fine(node, 0, rows)
             self.define(node.output, self._product(node, source, w, rows, bias, scale))
             return
         high, low, base = split_weights(w)
+        source = self._fine(node, 0, rows * base)
         if self.matrix == "int8" or not np.any(low):
             form = self._product(node, source, high, rows * base, bias, scale)
             self.define(node.output, form)
