@@ -12,6 +12,7 @@ from real_models import find
 
 torch = pytest.importorskip("torch")
 
+from exported_models import Fn  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
@@ -19,19 +20,6 @@ from edgeseq.errors import UnsupportedError  # noqa: E402
 from edgeseq.frontend import from_torch  # noqa: E402
 from edgeseq.ir import Interpreter  # noqa: E402
 from edgeseq.passes import to_step  # noqa: E402
-
-
-class Fn(nn.Module):
-    """A forward function with its layers."""
-
-    def __init__(self, forward: Callable[..., Any], **layers: nn.Module) -> None:
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, *x: Any) -> Any:
-        return self.function(self, *x)
 
 
 def tcn() -> nn.Module:
