@@ -300,9 +300,8 @@ class Context:
                 out = self.graph.add_node(op, [a.name, b.name], name=self.name(suffix), **attrs)
                 return replace(a, name=out)
             keys = max(a.keys, b.keys)
-            for v in (a, b):
-                if keys and not v.keys and v.axes and size_of(v.axes[-1]) > 1:
-                    refuse_scores(replace(v, keys=keys))  # it counts frames, they distances
+            if any(not v.keys and v.axes and size_of(v.axes[-1]) > 1 for v in (a, b)):
+                refuse_scores(a if a.keys else b)  # one counts frames, the other distances
             a, b = self._aligned(self.natural(a), self.natural(b))
             y = self.emit(op, [a.name, b.name], a.axes, suffix=suffix, **attrs)
             return replace(y, keys=keys, extra=a.extra)

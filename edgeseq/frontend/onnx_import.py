@@ -29,6 +29,7 @@ from edgeseq.frontend.past import refuse_scores
 from edgeseq.frontend.program import Program, Ref, ValueInfo, graph_name
 from edgeseq.frontend.windows import as_window
 from edgeseq.ir import Graph, check
+from edgeseq.ir.ops import OVER_TIME
 from edgeseq.passes.split_states import split_states
 
 __all__ = ["Imported", "import_onnx", "load_onnx"]
@@ -161,8 +162,7 @@ def _doubts(
 def _remembers(graph: Graph) -> bool:
     """Whether something in a Graph over time looks at other frames than its own."""
     return any(
-        n.op in ("window", "last", "decimate", "interleave")
-        or (n.op == "scan" and graph.types[n.outputs[0]].time is not None)
+        n.op in OVER_TIME or (n.op == "scan" and graph.types[n.outputs[0]].time is not None)
         for n in graph.nodes
     )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgeseq.ir.graph import Graph, Node
+from edgeseq.ir.ops import MOVEMENT, OVER_TIME
 
 __all__ = ["Cost", "frame_cost", "macs_of", "token_inputs"]
 
 # Operations that pass the numbers they read on as they are.
-_PASSES = ("reshape", "slice", "strided", "concat", "window", "last", "decimate", "interleave")
+_PASSES = MOVEMENT | OVER_TIME
 
 
 @dataclass(frozen=True)

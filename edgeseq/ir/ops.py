@@ -20,7 +20,7 @@ from edgeseq.ir.types import Time, Type
 if TYPE_CHECKING:
     from edgeseq.ir.graph import Graph, Node
 
-__all__ = ["ELEMENTWISE", "MOVEMENT", "OPS", "Op", "infer", "op_of"]
+__all__ = ["ELEMENTWISE", "MOVEMENT", "OPS", "OVER_TIME", "Op", "infer", "op_of"]
 
 Infer = Callable[["Graph", "Node"], list[Type]]
 
@@ -466,7 +466,7 @@ def _decimate(graph: Graph, node: Node) -> list[Type]:
     return [x.at(replace(x.time, period=x.time.period * factor))]
 
 
-@_op("interleave", (1, 1), real="", integer=None)
+@_op("interleave", (1, 1), integer=None)
 def _interleave(graph: Graph, node: Node) -> list[Type]:
     """Frames of several frames, one after another: ``y[j*factor + r] = x[j, r]``.
 
@@ -491,3 +491,6 @@ ELEMENTWISE = frozenset(
 
 MOVEMENT = frozenset({"reshape", "slice", "concat", "strided"})
 """Operations that only move elements."""
+
+OVER_TIME = frozenset({"window", "decimate", "interleave", "last"})
+"""Operations that choose among the frames of a sequence; a step has none of them."""

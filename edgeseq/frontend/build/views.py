@@ -377,10 +377,7 @@ def select(c: Context, v: Value, dim: int, index: int) -> Value:
                 "write y[:, -1]",
             )
         if index != -1:
-            raise LayoutError(
-                f"selects frame {index}",
-                _ONE_FRAME,
-            )
+            raise LayoutError(f"selects frame {index}", _ONE_FRAME)
         y = last_frame(c, v, d)
     else:
         y = slice_axis(c, v, d, index % n, index % n + 1)

@@ -271,9 +271,8 @@ def _upsample(
         if n == m:
             continue
         if v.kind(2 + i) == "T" and m % n == 0:
-            v = views.repeat_frames(
-                c, c.natural(moved(c, v, at, range(len(v.axes)), "resize")), 2 + i, m // n
-            )
+            moved_so_far = moved(c, v, at, range(len(v.axes)), "resize")
+            v = views.repeat_frames(c, moved_so_far, 2 + i, m // n)
             at = grid(v)
             continue
         if v.kind(2 + i) not in "F1":

@@ -13,6 +13,7 @@ from edgeseq.frontend.build.products import masked
 from edgeseq.frontend.build.reduce import extreme
 from edgeseq.frontend.context import Context
 from edgeseq.frontend.onnx_registry import Inputs, constant, number, onnx
+from edgeseq.ir.ops import MOVEMENT, OVER_TIME
 
 _FLOATS = frozenset({1, 10, 11, 16})  # float, float16, double, bfloat16
 _BOOL = 9
@@ -386,10 +387,7 @@ def _dequantize(c: Context, x: Inputs, axis: int = 1, **_: Any) -> Value:
     return y
 
 
-_MOVES = frozenset(
-    {"reshape", "slice", "strided", "concat", "clamp", "max", "min", "window", "decimate",
-     "interleave", "last"}
-)  # fmt: skip
+_MOVES = MOVEMENT | OVER_TIME | {"clamp", "max", "min"}
 
 
 def _kept_real(c: Context, name: str) -> bool:

@@ -328,24 +328,16 @@ def _resize(c: Context, x: Inputs, mode: str = "nearest", **attrs: Any) -> Value
         if n == m and (scales is None or float(scales[d]) == 1.0):
             continue
         place = _positions(n, m, m / n if scales is None else float(scales[d]), transform)
-        if mode == "nearest":
-            index = {
-                "floor": np.floor(place),
-                "ceil": np.ceil(place),
-                "round_prefer_floor": np.ceil(place - 0.5),
-                "round_prefer_ceil": np.floor(place + 0.5),
-            }[rounding]
-            index = np.clip(index, 0, n - 1).astype(int)
-            if v.kind(d) == "T" and m % n == 0 and np.array_equal(index, np.arange(m) // (m // n)):
-                y = views.repeat_frames(c, y, d, m // n)
-                continue
-        if v.kind(d) not in "F1":
+        index = _nearest(place, n, rounding) if mode == "nearest" else None
+        repeats = index is not None and m % n == 0 and np.all(index == np.arange(m) // (m // n))
+        if v.kind(d) == "T" and repeats:
+            y = views.repeat_frames(c, y, d, m // n)
+        elif v.kind(d) not in "F1":
             raise LayoutError(
                 "resizes time or the batch", "repeat every frame a whole number of times"
             )
-        if mode == "nearest":
-            at = np.take(grid(y), index, axis=d)
-            y = moved(c, y, at, range(len(have)), "resize")
+        elif index is not None:
+            y = moved(c, y, np.take(grid(y), index, axis=d), range(len(have)), "resize")
         elif mode == "linear":
             low = np.clip(np.floor(place), 0, n - 1).astype(int)
             high = np.minimum(low + 1, n - 1)
@@ -359,6 +351,17 @@ def _resize(c: Context, x: Inputs, mode: str = "nearest", **attrs: Any) -> Value
         else:
             raise LayoutError(f"resizes in mode {mode!r}", "use nearest or linear")
     return y
+
+
+def _nearest(place: Any, n: int, rounding: str) -> Any:
+    """Which of n old elements each position takes."""
+    index = {
+        "floor": np.floor(place),
+        "ceil": np.ceil(place),
+        "round_prefer_floor": np.ceil(place - 0.5),
+        "round_prefer_ceil": np.floor(place + 0.5),
+    }[rounding]
+    return np.clip(index, 0, n - 1).astype(int)
 
 
 def _positions(n: int, m: int, scale: float, transform: str) -> Any:
