@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from real_models import MODELS, audio, missing, speech
+from beat_tracker import PACKAGES
+from real_models import MODELS, audio, find, missing, speech
 
 from edgeseq.compiler.original import OnnxFile
 from edgeseq.frontend.onnx_import import Imported, import_onnx
@@ -188,3 +192,53 @@ def test_modules_on_real_audio(make: Any) -> None:
     assert snr >= 30.0 and agree >= 0.99
     want = Interpreter(integer).sequence(stored[:, :200])[0]
     assert np.array_equal(HostStep(integer).run(stored[:, :200])[0], want)
+
+
+def tracker(folder: Path, what: str, given: Path) -> Any:
+    """What `beat_tracker.py` answers; skips the test where a package cannot be had."""
+    lacking = [name for name in PACKAGES if not find(name).is_dir()]
+    if lacking:
+        pytest.skip(f"not unpacked in .models (make setup fetches them): {', '.join(lacking)}")
+    out = folder / f"{what}-{given.stem}.np{'y' if what == 'features' else 'z'}"
+    script = Path(__file__).with_name("beat_tracker.py")
+    subprocess.run([sys.executable, script, what, given, out], check=True, timeout=120)
+    return np.load(out)
+
+
+def f_measure(want: np.ndarray, got: np.ndarray, seconds: float) -> float:
+    """Beats of both that lie within `seconds` of one of the other, of all beats of both."""
+    apart = np.abs(want[:, None, 0] - got[None, :, 0])
+    near = (apart.min(1) <= seconds).sum() + (apart.min(0) <= seconds).sum()
+    return float(near / (len(want) + len(got)))
+
+
+def test_beats_of_a_recording(tmp_path: Path) -> None:
+    """BeatNet's trackers find the same beats in the integer model's outputs as in torch's."""
+    torch = pytest.importorskip("torch")
+    from test_frontend_torch_models import published_beatnet
+
+    from edgeseq.frontend import from_torch
+
+    module = published_beatnet()
+    recording = find("BeatNet", "BeatNet", "test_data", "808kick120bpm.mp3")
+    x = tracker(tmp_path, "features", recording)[None].astype(np.float64)
+    step = to_step(from_torch(module, torch.randn(1, 20, 272)))
+    pieces = x[:, : x.shape[1] // CALIBRATION * CALIBRATION].reshape(-1, CALIBRATION, 272)
+    integer = quantise(step, [prepare(step, step.inputs[0], pieces)], QuantOptions(snr=30.0)).graph
+    stored = HostStep(integer).run(to_stored(integer, integer.inputs[0], x))[0]
+    answers = {"integer": from_stored(integer, integer.outputs[0], stored)[0]}
+    with torch.no_grad():
+        answers["torch"] = module(torch.from_numpy(x.astype(np.float32)))[0].T.numpy()
+    found = {}
+    for name, logits in answers.items():
+        odds = np.exp(logits - logits.max(1, keepdims=True))
+        np.save(tmp_path / f"{name}.npy", (odds / odds.sum(1, keepdims=True))[:, :2])
+        found[name] = tracker(tmp_path, "beats", tmp_path / f"{name}.npy")
+    want, got = found["torch"], found["integer"]
+    beats = np.diff(want["dbn"][:, 0])
+    assert len(beats) >= 60 and np.abs(beats - 0.5).max() <= 0.04  # 120 a minute
+    assert np.array_equal(want["dbn"], got["dbn"])
+    # Its particles are drawn at random: one more or less as the draws fall.
+    assert f_measure(want["particles"], got["particles"], 0.02) >= 0.99
+    print(f"beats: {len(want['dbn'])}, all the same; particle filter: ", end="")
+    print(f"{f_measure(want['particles'], got['particles'], 0.02):.1%} of the beats agree")
