@@ -40,6 +40,7 @@ class Written:
         options: of the import.
         fixed: more of them where the length is fixed.
         unrolled: exporters ('older', 'newer') that write one copy of its loop per frame.
+        unexported: exporters that refuse it.
     """
 
     make: Callable[[], nn.Module]
@@ -51,6 +52,7 @@ class Written:
     options: dict[str, Any] = field(default_factory=dict)
     fixed: dict[str, Any] = field(default_factory=dict)
     unrolled: tuple[str, ...] = ()
+    unexported: tuple[str, ...] = ()
 
 
 def recurrent(kind: type[nn.Module], **more: Any) -> Callable[[], nn.Module]:
@@ -297,6 +299,63 @@ def grouped_norm() -> nn.Module:
     )
 
 
+def local_attention() -> nn.Module:
+    """Every frame attends to the last five, cut out by `unfold`."""
+
+    def forward(m: Any, x: Any) -> Any:
+        k, v = (F.pad(m(x), (0, 0, 4, 0)).unfold(1, 5, 1) for m in (m.k, m.v))
+        weights = torch.softmax(torch.einsum("btc,btck->btk", m.q(x), k) / 2, -1)
+        return torch.einsum("btk,btck->btc", weights, v)
+
+    return Fn(forward, q=nn.Linear(6, 4), k=nn.Linear(6, 4), v=nn.Linear(6, 4))
+
+
+def unfolded_bands() -> nn.Module:
+    """Each band beside its neighbours, as GTCRN has them."""
+
+    def forward(m: Any, x: Any) -> Any:
+        b, _, t, f = x.shape
+        beside = F.unfold(x, (1, 3), padding=(0, 1)).reshape(b, 6, t, f)
+        return F.relu(m.c(beside))
+
+    return Fn(forward, c=nn.Conv2d(6, 3, 1))
+
+
+def inception() -> nn.Module:
+    """Branches, one of which takes the greatest of three frames around each."""
+    return Fn(
+        lambda m, x: torch.cat([m.a(x), m.b(F.max_pool1d(x, 3, 1, 1))], 1),
+        a=nn.Conv1d(6, 4, 3, padding=1), b=nn.Conv1d(6, 3, 1),
+    )  # fmt: skip
+
+
+def pooled_bands() -> nn.Module:
+    """The greatest over time and bands at once, padded in both."""
+    return Fn(
+        lambda m, x: m.c(F.max_pool2d(x, (5, 3), (1, 2), (2, 1))), c=nn.Conv2d(2, 3, 1)
+    )  # fmt: skip
+
+
+def differences() -> nn.Module:
+    def forward(m: Any, x: Any) -> Any:
+        late = F.pad(x, (0, 0, 1, 0))[:, :-1]
+        return m.g(torch.cat([x, x - late], -1))[0]
+
+    return Fn(forward, g=nn.GRU(12, 5, batch_first=True))
+
+
+def einsum_of_three() -> nn.Module:
+    def forward(m: Any, x: Any) -> Any:
+        d, b, c = m.l(x).split([6, 3, 3], -1)
+        return torch.einsum("btd,btn,btn->btd", d, b, c) + torch.einsum(
+            "bti,ij,jk->btk", x, m.u, m.v
+        )
+
+    module = Fn(forward, l=nn.Linear(6, 12))
+    module.u, module.v = nn.Parameter(torch.randn(6, 2)), nn.Parameter(torch.randn(2, 6))
+    return module
+
+
 C = (1, 6, 0)
 
 # A model of a fixed length whose frames do not meet is read as one step, unless time is said.
@@ -343,4 +402,10 @@ MODELS: dict[str, Written] = {
     "wavenet": Written(wavenet, C, 2),
     "strided": Written(strided, C),
     "grouped_norm": Written(grouped_norm),
+    "local_attention": Written(local_attention, unexported=("older",)),
+    "unfolded_bands": Written(unfolded_bands, (1, 2, 0, 7), 2, fixed={"time_axis": 2}),
+    "inception": Written(inception, C, 2),
+    "pooled_bands": Written(pooled_bands, (1, 2, 0, 7), 2),
+    "differences": Written(differences),
+    "einsum_of_three": Written(einsum_of_three, fixed={"time_axis": 1}),
 }

@@ -500,15 +500,20 @@ class Context:
                 "use only frame-by-frame values, or only values of the last frame",
             )
 
+    def ones(self, v: Value) -> str:
+        """A value [1] that is 1 in every frame of `v`: delayed, it tells frames from none."""
+        g = self.graph
+        one = g.add_node("strided", [v.name], name=self.name("one"), shape=(1,), strides=(0,),
+                         offset=0)  # fmt: skip
+        one = g.add_node("mul", [one, self.const(np.zeros(1), "zero")], name=self.name("none"))
+        return g.add_node("add", [one, self.const(np.ones(1), "one")], name=self.name("now"))
+
     def valid_keys(self, scores: Value) -> Value:
         """What to add to scores of past frames: 0, or -10 000 for frames before the first."""
         key = str(self.graph.types[scores.name].time)
         if key not in self._valid:
             g = self.graph
-            one = g.add_node("strided", [scores.name], name=self.name("one"), shape=(1,),
-                             strides=(0,), offset=0)  # fmt: skip
-            one = g.add_node("mul", [one, self.const(np.zeros(1), "zero")], name=self.name("none"))
-            one = g.add_node("add", [one, self.const(np.ones(1), "one")], name=self.name("now"))
+            one = self.ones(scores)
             seen = g.add_node("window", [one], name=self.name("seen"), length=self.context,
                               ahead=0, cut=0)  # fmt: skip
             flat = g.add_node("reshape", [seen], name=self.name("seen"), shape=(self.context,))

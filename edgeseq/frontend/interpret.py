@@ -80,6 +80,8 @@ class Lowering:
         self.program, self.mode, self.outer = program, mode, outer
         used = program.used() if outer is None else program.used() | outer.c.used
         self.c: Context = Context(graph, used, context)
+        # Names whose values are read, not their shapes alone.
+        self.read = used if outer is not None else program.used(but=_SHAPED)
         self.env: dict[str, Any] = {**program.constants, **program.numbers}
         self.views: dict[str, set[str]] = {}
         self.problems: list[Problem] = outer.problems if outer is not None else []
@@ -211,6 +213,9 @@ class Lowering:
 
     def lose(self, op: Operation, why: str, fix: str = "") -> None:
         """Note that an operation cannot be compiled; what it makes is lost."""
+        if not any(name in self.read for name in op.outputs):  # its shape at most
+            self.bind_outputs(op, [Lost(0)] * len(op.outputs))
+            return
         self.problems.append((op.target, op.path, why, fix))
         self.bind_outputs(op, [Lost(len(self.problems))] * len(op.outputs))
 

@@ -132,8 +132,9 @@ def lowered(
             conflict = str(e)
             continue
         except UnsupportedError as e:
-            # The likeliest reading is the one that gets furthest with the fewest problems.
-            score = (len(e.problems), -reached[-1] if reached else 0)
+            # The likeliest reading is the one that gets furthest, then with the fewest problems:
+            # one that takes another axis for time fails at the first layer, and hides the rest.
+            score = (-reached[-1] if reached else 0, len(e.problems))
             if first is None or score < best:
                 first, best = e, score
             continue

@@ -5,7 +5,7 @@ Readers produce it, `lower` consumes it. It holds no torch object and nothing th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -123,9 +123,14 @@ class Program:
     buffers: set[str] = field(default_factory=set)
     written: dict[str, Any] = field(default_factory=dict)
 
-    def used(self) -> set[str]:
-        """Names that an operation, a nested program or an output reads."""
-        names = {r.name for op in self.operations for a in op.args.values() for r in refs_of(a)}
+    def used(self, but: Container[str] = ()) -> set[str]:
+        """Names that an operation, a nested program or an output reads.
+
+        Args:
+            but: operators (`Operation.base`) whose operands do not count.
+        """
+        counted = [op for op in self.operations if op.base not in but]
+        names = {r.name for op in counted for a in op.args.values() for r in refs_of(a)}
         outputs = [*self.outputs, *self.written.values()]
         return names | {r.name for out in outputs for r in refs_of(out)}
 

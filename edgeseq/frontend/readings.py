@@ -25,7 +25,7 @@ _SLIDING = (
     "conv1d", "conv2d", "convolution", "conv_transpose1d", "conv_transpose2d", "max_pool1d",
     "max_pool2d", "avg_pool1d", "avg_pool2d", "max_pool2d_with_indices", "batch_norm",
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "native_batch_norm", "_convolution",
-    "_native_batch_norm_legit_no_training", "group_norm", "instance_norm",
+    "_native_batch_norm_legit_no_training", "group_norm", "instance_norm", "im2col",
 )  # fmt: skip
 
 

@@ -9,12 +9,13 @@ from dataclasses import replace
 import numpy as np
 
 from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, describe, size_of
+from edgeseq.frontend.build.arith import where
 from edgeseq.frontend.build.reduce import extreme
-from edgeseq.frontend.build.views import permute
+from edgeseq.frontend.build.views import permute, slice_axis
 from edgeseq.frontend.context import Array, Context
 from edgeseq.frontend.move import carried, grid, place
 
-__all__ = ["Sliding", "avg_pool", "conv", "max_pool", "same_pads"]
+__all__ = ["Sliding", "avg_pool", "conv", "frames_of_time", "max_pool", "same_pads", "taps"]
 
 _MAX_GROUPS = 64
 
@@ -312,31 +313,101 @@ def _depthwise(
     return c.graph.add_node("depthwise", inputs, name=c.name())
 
 
+def taps(c: Context, v: Value, s: Sliding) -> Value:
+    """What the kernel reads of [N, C, positions...] at each: [N, C, taps..., positions...]."""
+    rank, channels = len(s.kernel), v.axes[1]
+    v, at, spatial = _windows(c, v, s)
+    # [N, C, positions..., taps...] to positions last
+    at = np.moveaxis(at, range(2, 2 + rank), range(2 + rank, 2 + 2 * rank))
+    lead = len(v.axes) - 2 - rank
+    kernel = tuple((Atom("F", n),) if n != 1 else () for n in s.kernel)
+    axes: Axes = (v.axes[lead], channels, *kernel, *(a[0] for a in spatial))
+    return replace(place(c, replace(v, extra=0), at, axes, "taps"), extra=v.extra)
+
+
+def frames_of_time(
+    c: Context, v: Value, d: int, size: int, step: int = 1, dilation: int = 1
+) -> Value:
+    """Pieces of `size` frames along axis `d`, time, every `step` frames: a new last axis of them.
+
+    Padding of time is taken in, as a convolution does.
+    """
+    rank = len(v.axes)
+    kernel, steps, wide = [1] * rank, [1] * rank, [1] * rank
+    kernel[d], steps[d], wide[d] = size, step, dilation
+    # As the positions of a convolution, of one sequence with one channel.
+    seen = _over_time(c, replace(v, axes=((), (), *v.axes)), d, Sliding(kernel, steps, wide))
+    pieces = replace(seen, axes=(seen.axes[0], *seen.axes[3:]))
+    pieces = permute(c, pieces, [*range(1, rank + 1), 0])
+    return slice_axis(c, pieces, rank, 0, (size - 1) * dilation + 1, dilation)
+
+
 # -- pooling -------------------------------------------------------------------------------------
 
 
 def max_pool(c: Context, v: Value, s: Sliding) -> Value:
-    """The greatest of each window of [N, C, positions...]; padding never wins."""
-    padded = any(p for pair in s.pads for p in pair) or s.ceil or v.pad != (0, 0)
-    times = [i for i in range(len(s.kernel)) if v.kind(2 + i) == "T"]
-    if times and (v.pad != (0, 0) or s.pads[times[0]] != (0, 0)):
-        raise LayoutError(
-            "takes the greatest over padded time", "pool without padding, or over a frame axis"
-        )
+    """The greatest of each window of [N, C, positions...]; padding of the pool never wins."""
+    rank = len(s.kernel)
+    times = [i for i in range(rank) if v.kind(2 + i) == "T"]
+    short = bool(times) and s.pads[times[0]] != (0, 0)  # the first windows reach over fewer frames
+    if short and v.pad != (0, 0):
+        raise LayoutError("pads padded time", "pad once")
     batch: Axes = (v.axes[0],)
     channels = size_of(v.axes[1])
+    there = _frames_there(c, v, times[0], s) if short else []
     v, at, spatial = _windows(c, v, s, zeros=False)
     extra, v = v.extra, replace(v, extra=0)
-    at = np.moveaxis(at, 1, 1 + len(s.kernel))  # [N, positions..., C, taps...]
-    head = at.shape[: 2 + len(s.kernel)]
+    at = np.moveaxis(at, 1, 1 + rank)  # [N, positions..., C, taps...]
+    head = at.shape[: 2 + rank]
     taps = at.reshape(*head, -1)
-    if padded:  # a tap outside repeats one inside
-        inside = np.take_along_axis(taps, np.argmax(taps >= 0, axis=-1)[..., None], -1)
-        taps = np.where(taps >= 0, taps, inside)
+    # The tap of time that each is of. That of the frame itself is never outside.
+    when = np.unravel_index(np.arange(taps.shape[-1]), s.kernel)[times[0] if times else 0]
+    own = s.pads[times[0]][0] // s.dilation[times[0]] if short else 0
+    here = taps[..., when == own] if short else taps
+    inside = np.take_along_axis(here, np.argmax(here >= 0, axis=-1)[..., None], -1)
+    taps = np.where(taps >= 0, taps, inside)  # a tap outside of the frame repeats one inside
     axes = _position_axes(v, spatial, [channels])
-    parts = [place(c, v, taps[..., k], axes, f"tap{k}") for k in range(taps.shape[-1])]
-    y = extreme(c, "max", parts)
+
+    def greatest(of: Array) -> Value:
+        return extreme(
+            c, "max", [place(c, v, of[..., k], axes, f"tap{k}") for k in range(of.shape[-1])]
+        )
+
+    if not short:
+        y = greatest(taps)
+    else:
+        mine = greatest(taps[..., when == own])
+        parts = [mine]
+        for j, known in enumerate(there):
+            if j != own:
+                parts.append(where(c, known, greatest(taps[..., when == j]), mine))
+        y = c.natural(extreme(c, "max", parts))
     return _finish(c, v, y.name, batch, channels, spatial, extra)
+
+
+def _frames_there(c: Context, v: Value, i: int, s: Sliding) -> list[Value]:
+    """For each tap of time, whether there is a frame: 1, or 0 before the first and after the last.
+
+    Raises:
+        LayoutError: no tap reads the frame that the position is of.
+    """
+    if s.pads[i][0] % s.dilation[i] or s.pads[i][0] >= s.reach(i):
+        raise LayoutError(
+            f"takes the greatest over time padded by {s.pads[i][0]} frames, of every "
+            f"{s.dilation[i]}th frame",
+            "pad by a multiple of the dilation, less than the kernel reaches",
+        )
+    one = c.ones(v)
+    axes = [tuple(a for a in axis if a.label != "F") for axis in v.axes]
+    axes[1] = (Atom("F", 1),)
+    seen = _over_time(c, Value(one, tuple(axes)), i, s)
+    at = grid(seen)
+    made = []
+    for k in range(0, s.reach(i), s.dilation[i]):
+        known = place(c, replace(seen, extra=0), at[k], seen.axes[1:], f"there{k}")
+        # The axes of a position: channels last.
+        made.append(permute(c, known, [0, *range(2, len(known.axes)), 1]))
+    return made
 
 
 def avg_pool(c: Context, v: Value, s: Sliding, *, count_pads: bool) -> Value:

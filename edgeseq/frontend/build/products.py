@@ -327,12 +327,12 @@ _SAME = 1e-6
 
 
 def einsum(c: Context, equation: str, operands: Sequence[Any]) -> Value:
-    """numpy's einsum of one or two operands, without repeated letters in one of them."""
+    """numpy's einsum, without repeated letters in one operand."""
     text = equation.replace(" ", "")
     left, _, right = text.partition("->")
     terms = left.split(",")
-    if len(terms) != len(operands) or len(terms) > 2:
-        raise LayoutError(f"is an Einstein sum of {len(terms)} operands", "use one or two")
+    if len(terms) != len(operands):
+        raise LayoutError(f"is an Einstein sum of {len(terms)} of {len(operands)} operands")
     ranks = [len(x.axes) if isinstance(x, Value) else np.ndim(x) for x in operands]
     spare = iter("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     dots = ""
@@ -353,14 +353,46 @@ def einsum(c: Context, equation: str, operands: Sequence[Any]) -> Value:
     out = right.replace("...", dots)
     if any(len(set(t)) != len(t) or len(t) != r for t, r in zip(terms, ranks, strict=True)):
         raise LayoutError(f"is the Einstein sum {equation!r}", "use letters once per operand")
-    if len(terms) == 1:
-        return _summed(c, operands[0], terms[0], out)
-    return _pair(c, operands, terms, out)
+    some, names = list(operands), list(terms)
+    for i, term in enumerate(names):  # letters of one operand alone
+        others = out + "".join(names[:i] + names[i + 1 :])
+        names[i] = "".join(ch for ch in term if ch in others)
+        if names[i] != term:
+            some[i] = _summed(c, some[i], term, names[i])
+    while len(some) > 2:
+        i, k, kept = _cheapest(some, names, out)
+        pair, its = [some[i], some[k]], [names[i], names[k]]
+        del some[k], some[i], names[k], names[i]
+        made = _pair(c, pair, its, kept)
+        some, names = [made, *some], [kept, *names]
+    if len(some) == 1:
+        return _summed(c, some[0], names[0], out)
+    return _pair(c, some, names, out)
 
 
-def _summed(c: Context, v: Value, term: str, out: str) -> Value:
+def _cheapest(operands: Sequence[Any], terms: Sequence[str], out: str) -> tuple[int, int, str]:
+    """Which two operands have the smallest product, and the letters that it keeps."""
+    sizes = {
+        ch: n
+        for x, term in zip(operands, terms, strict=True)
+        for ch, n in zip(term, x.sizes if isinstance(x, Value) else np.shape(x), strict=True)
+    }
+    best: list[tuple[int, int, int, str]] = []
+    for k in range(len(terms)):
+        for i in range(k):
+            rest = out + "".join(t for j, t in enumerate(terms) if j not in (i, k))
+            both = dict.fromkeys(terms[i] + terms[k])
+            kept = "".join(ch for ch in both if ch in rest)
+            best.append((math.prod(sizes[ch] for ch in kept), i, k, kept))
+    return min(best)[1:]
+
+
+def _summed(c: Context, v: Any, term: str, out: str) -> Any:
+    """An operand without the letters that are not in `out`, in the order of `out`."""
     from edgeseq.frontend.build.reduce import mean
 
+    if not isinstance(v, Value):
+        return np.einsum(f"{term}->{out}", v)
     gone = [i for i, ch in enumerate(term) if ch not in out]
     kept = [ch for ch in term if ch in out]
     if gone:
@@ -368,13 +400,11 @@ def _summed(c: Context, v: Value, term: str, out: str) -> Value:
     return permute(c, v, [kept.index(ch) for ch in out])
 
 
-def _pair(c: Context, operands: Sequence[Any], terms: Sequence[str], out: str) -> Value:
+def _pair(c: Context, operands: Sequence[Any], terms: Sequence[str], out: str) -> Any:
     x, y = operands
     a, b = terms
-    for ch in [ch for ch in a if ch not in b and ch not in out]:
-        raise LayoutError(f"sums over {ch!r} of one operand alone", "sum it before")
-    for ch in [ch for ch in b if ch not in a and ch not in out]:
-        raise LayoutError(f"sums over {ch!r} of one operand alone", "sum it before")
+    if not (isinstance(x, Value) or isinstance(y, Value)):
+        return np.einsum(f"{a},{b}->{out}", x, y)
     batch = [ch for ch in out if ch in a and ch in b]
     rows = [ch for ch in out if ch in a and ch not in b]
     columns = [ch for ch in out if ch in b and ch not in a]

@@ -402,12 +402,43 @@ def take(c: Context, v: Value, dim: int, index: Array) -> Value:
     if v.pieces is not None and d == 0 and index.size == 1:
         y = select(c, v, 0, int(index.reshape(-1)[0]))
         return unsqueeze(c, y, range(index.ndim))
+    if v.kind(d) == "T" and index.ndim == 2:
+        pieces = _pieces(c, v, d, index)
+        if pieces is not None:
+            return pieces
     if v.kind(d) not in "F1":
         raise LayoutError(f"takes elements along axis {d} of {describe(v.axes)}")
     at = np.take(grid(c.whole(v, longer=True)), index % n, axis=d)
     rank = len(v.axes)
     origin = [*range(d), *[None] * index.ndim, *range(d + 1, rank)]
     return moved(c, v, at, origin, "gather")
+
+
+def _pieces(c: Context, v: Value, d: int, index: Array) -> Value | None:
+    """Overlapping pieces of time, axis `d`, by the numbers of their frames.
+
+    Args:
+        index: [positions, size] or [size, positions]; positions are the more numerous.
+
+    Returns:
+        The pieces in place of axis `d`, as `index` lies; None where it numbers something else.
+    """
+    from edgeseq.frontend.build.convolve import frames_of_time
+
+    turned = index.shape[0] < index.shape[1]
+    rows = index.T if turned else index
+    positions, size = rows.shape
+    if positions == size:
+        return None  # which is which cannot be told
+    step, dilation = int(rows[1, 0]), int(rows[0, 1]) if size > 1 else 1
+    steps = np.arange(positions)[:, None] * step + np.arange(size) * dilation
+    room = size_of(v.axes[d]) - (size - 1) * dilation - 1
+    if min(step, dilation) < 1 or not np.array_equal(rows, steps) or positions != room // step + 1:
+        return None
+    y = frames_of_time(c, v, d, size, step, dilation)  # a last axis of their frames
+    order = list(range(len(v.axes)))
+    order.insert(d if turned else d + 1, len(v.axes))
+    return permute(c, y, order)
 
 
 def split(c: Context, v: Value, dim: int, sizes: Sequence[int]) -> list[Value]:

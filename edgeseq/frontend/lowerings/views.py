@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeseq.frontend.axes import Atom, LayoutError, Value, describe, size_of
-from edgeseq.frontend.build import views
+from edgeseq.frontend.axes import LayoutError, Value, describe, size_of
+from edgeseq.frontend.build import convolve, views
+from edgeseq.frontend.build.convolve import Sliding
 from edgeseq.frontend.context import Context, lowers
 from edgeseq.frontend.move import grid, moved
 from edgeseq.frontend.program import Symbol
@@ -204,27 +205,47 @@ def _as_strided(
 @lowers("unfold", "unfold_copy")
 def _unfold(c: Context, self: Value, dimension: int, size: int, step: int) -> Value:
     """Overlapping pieces of an axis, as a new last axis."""
-    v = c.real(self)
-    d = v.axis(dimension)
-    n = size_of(v.axes[d])
+    d = self.axis(dimension)
+    n = size_of(self.axes[d])
     if not 1 <= size <= n or step < 1:
         raise LayoutError(f"takes pieces of {size} of an axis of {n}")
+    if self.kind(d) == "T":
+        return convolve.frames_of_time(c, self, d, size, step)
+    v = c.real(self)
     count = (n - size) // step + 1
-    if v.kind(d) == "T":
-        name = c.graph.add_node(
-            "window", [v.name], name=c.name("window"), length=size, ahead=size - 1, cut=size - 1
-        )
-        if step > 1:
-            name = c.graph.add_node("decimate", [name], name=c.name("every"), factor=step)
-        piece = (Atom("F", size),)
-        seen = Value(name, (piece, *v.axes[:d], (Atom("T", count),), *v.axes[d + 1 :]))
-        return views.permute(c, seen, [*range(1, len(seen.axes)), 0])
     if v.kind(d) not in "F1":
         raise LayoutError(f"takes pieces of axis {d} of {describe(v.axes)}")
     reads = np.arange(count)[:, None] * step + np.arange(size)
     at = np.take(grid(v), reads, axis=d)
     at = np.moveaxis(at, d + 1, -1)
     return moved(c, v, at, [*range(len(v.axes)), None], "unfold")
+
+
+@lowers("diff")
+def _diff(
+    c: Context, self: Value, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None
+) -> Value:
+    """Every element less the one before it, n times."""
+    ends = [x for x in (prepend, self, append) if x is not None]
+    d = self.axis(dim)
+    v = views.concat(c, ends, d) if len(ends) > 1 else self
+    for _ in range(n):
+        v = c.binary("sub", views.slice_axis(c, v, d, 1, None), views.slice_axis(c, v, d, 0, -1))
+    return v
+
+
+@lowers("im2col")
+def _im2col(
+    c: Context, self: Value, kernel_size: Sizes, dilation: Sizes, padding: Sizes, stride: Sizes
+) -> Value:
+    """[N, C kh kw, positions]: what a kernel reads at every position (torch.nn.Unfold)."""
+    added = len(self.axes) == 3
+    v = views.unsqueeze(c, self, [0]) if added else self
+    s = Sliding(kernel_size, stride, dilation, [(n, n) for n in padding])
+    y = convolve.taps(c, v, s)  # [N, C, kh, kw, h, w]
+    n, ch, kh, kw, h, w = y.sizes
+    y = views.reshape(c, y, [n, ch * kh * kw, h * w])
+    return views.squeeze(c, y, [0]) if added else y
 
 
 @lowers("pixel_shuffle", "pixel_unshuffle", "channel_shuffle")
