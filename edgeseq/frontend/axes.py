@@ -56,6 +56,8 @@ class Value:
         extra: frames at the end that an exact model cuts off (padding on both sides of a causal
             convolution).
         keys: if not 0, the last axis counts the frames that a query attends to, the newest last.
+        future: of scores, what every score of a frame that has not come yet is; None where they
+            differ.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Value:
     pad: tuple[int, int] = (0, 0)
     extra: int = 0
     keys: int = 0
+    future: float | None = None
 
     @property
     def frame(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, describe, kind_of, size_of
-from edgeseq.frontend.past import refuse_scores
+from edgeseq.frontend.past import future_of, future_of_two, refuse_scores
 from edgeseq.frontend.program import Operation
 from edgeseq.ir import Graph, Node
 from edgeseq.ir.functions import FUNCTIONS
@@ -64,7 +64,7 @@ class Context:
         quantised: values that an imported model stores as integers, with scale and zero point.
         notes: what a user should know, once each.
         bands: frames that each mask of scores over time lets a query see; 0 where it has no end.
-        masked: scores over time that were masked.
+        weighted: scores that were multiplied by values in this operation, by name.
         zeros: values of every frame that are zero, by what they were made of and shape.
         unlimited: attention was met that looks back without end, and `context` is not stated.
         cuts: sequences whose last frames were cut off, by name: the whole, and how many.
@@ -79,7 +79,7 @@ class Context:
         self.quantised: dict[str, tuple[float, float]] = {}
         self.notes: list[str] = []
         self.bands: list[int] = []
-        self.masked: set[str] = set()
+        self.weighted: set[str] = set()
         self.zeros: dict[tuple[str, tuple[int, ...]], str] = {}
         self.unlimited = False
         self.cuts: dict[str, tuple[Value, int]] = {}
@@ -176,7 +176,7 @@ class Context:
     def view(self, v: Value, axes: Axes) -> Value:
         """The same elements with other axes; a `reshape` node where the frame's shape changes."""
         v = self.natural(v)
-        seen = Value(v.name, axes, extra=v.extra, keys=v.keys)
+        seen = Value(v.name, axes, extra=v.extra, keys=v.keys, future=v.future)
         if self.graph.types[v.name].shape == seen.frame:
             return seen
         out = self.graph.add_node(
@@ -194,7 +194,8 @@ class Context:
             return v
         from edgeseq.frontend.move import grid, place
 
-        return place(self, v, grid(v), v.axes, "transpose")
+        y = place(self, v, grid(v), v.axes, "transpose")
+        return replace(y, keys=v.keys, future=v.future)
 
     def whole(self, v: Value, *, longer: bool = False) -> Value:
         """`v` with its pieces joined; its order may still be another than that of its axes.
@@ -244,7 +245,7 @@ class Context:
             v = self.whole(v)
         self.charge(0)
         out = self.graph.add_node(op, [v.name], name=self.name(suffix), **attrs)
-        return replace(v, name=out)
+        return replace(v, name=out, future=future_of(op, attrs, v.future))
 
     def lut(self, fn: str, v: Value, *, suffix: str = "") -> Value:
         return self.unary("lut", v, suffix=suffix, fn=fn)
@@ -291,7 +292,14 @@ class Context:
         Raises:
             LayoutError: the operands lie differently in time, or a constant varies over time.
         """
+        y = self._binary(op, a, b, suffix, attrs)
+        return replace(y, future=future_of_two(op, a, b)) if y.keys else y
+
+    def _binary(self, op: str, a: Any, b: Any, suffix: str, attrs: dict[str, Any]) -> Value:
         if isinstance(a, Value) and isinstance(b, Value):
+            keys = max(a.keys, b.keys)
+            if any(not v.keys and v.axes and size_of(v.axes[-1]) > 1 for v in (a, b)):
+                refuse_scores(a if a.keys else b)  # one counts frames, the other distances
             same = a.extra == b.extra
             a, b = self.whole(a, longer=same), self.whole(b, longer=same)
             a, b = self.at_one_time(a, b)
@@ -299,9 +307,6 @@ class Context:
                 self.charge(0)
                 out = self.graph.add_node(op, [a.name, b.name], name=self.name(suffix), **attrs)
                 return replace(a, name=out)
-            keys = max(a.keys, b.keys)
-            if any(not v.keys and v.axes and size_of(v.axes[-1]) > 1 for v in (a, b)):
-                refuse_scores(a if a.keys else b)  # one counts frames, the other distances
             a, b = self._aligned(self.natural(a), self.natural(b))
             y = self.emit(op, [a.name, b.name], a.axes, suffix=suffix, **attrs)
             return replace(y, keys=keys, extra=a.extra)
@@ -527,19 +532,16 @@ class Context:
 
     # -- facts -----------------------------------------------------------------------------
 
-    def looks_back(self, scores: Value) -> bool:
-        """Whether scores over time have been masked, so that no query sees later frames."""
-        producers = self.graph.producers()
-        todo, seen = [scores.name], set()
+    def weights(self, scores: Value) -> bool:
+        """Whether this operation has multiplied scores, maybe moved before, by values."""
+        todo = list(self.weighted)
         while todo:
             name = todo.pop()
-            if name in self.masked:
+            if name == scores.name:
                 return True
-            node = producers.get(name)
-            if name in seen or node is None or node.op in ("matmul", "linear", "window"):
-                continue
-            seen.add(name)
-            todo.extend(node.inputs)
+            node = self.producer(name)
+            if node is not None and node.op in ("reshape", "strided"):
+                todo.extend(node.inputs)
         return False
 
     def timed(self, v: Value) -> bool:

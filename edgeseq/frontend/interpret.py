@@ -18,6 +18,7 @@ from edgeseq.frontend.advice import advice_for
 from edgeseq.frontend.axes import Atom, LayoutError, Value
 from edgeseq.frontend.context import LOWER, AxisConflict, Context
 from edgeseq.frontend.fold import FOLD, MAX_ELEMENTS
+from edgeseq.frontend.past import still_scores
 from edgeseq.frontend.program import Operation, Program, Ref, Symbol, graph_name, refs_of
 from edgeseq.frontend.readings import Carried, Reading
 from edgeseq.frontend.reroll import LOOP
@@ -224,7 +225,11 @@ class Lowering:
         if fn is None:
             raise LayoutError(*advice_for(op.base))
         self._refuse_symbols(op, args)
-        return fn(self.c, **args)
+        self.c.weighted.clear()
+        made = fn(self.c, **args)
+        results = made if isinstance(made, list) else [made]
+        still_scores(args.values(), results, self.c.weights)
+        return made
 
     def _folded(self, op: Operation, args: dict[str, Any]) -> Any:
         fn = FOLD.get(op.base) if op.target.split(".")[0] in _NAMESPACES else None

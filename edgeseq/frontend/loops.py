@@ -10,6 +10,7 @@ from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, kind_of, size_
 from edgeseq.frontend.build import views
 from edgeseq.frontend.context import Array
 from edgeseq.frontend.interpret import Lost, Lowering, Outside
+from edgeseq.frontend.past import refuse_scores
 from edgeseq.frontend.program import Operation, refs_of
 from edgeseq.frontend.reroll import Collected, Loop
 from edgeseq.ir import Graph, Type
@@ -29,6 +30,9 @@ def run_loop(low: Lowering, op: Operation) -> None:
         low.bind_outputs(op, [lost] * len(op.outputs))
         return
     sources = [low.resolve(ref) for ref, _, _ in loop.sources]
+    for v in (*read, *sources):
+        if isinstance(v, Value):
+            refuse_scores(v)
     timed = [isinstance(v, Value) and v.kind(d) == "T"
              for v, (_, d, _) in zip(sources, loop.sources, strict=True)]  # fmt: skip
     if any(timed):

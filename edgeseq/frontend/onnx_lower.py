@@ -25,7 +25,7 @@ from edgeseq.frontend.context import Context
 from edgeseq.frontend.onnx_fold import can_fold
 from edgeseq.frontend.onnx_loops import LOOPS, Counter
 from edgeseq.frontend.onnx_registry import ONNX, SEQUENCES, Frames, Growing, Several
-from edgeseq.frontend.past import still_scores
+from edgeseq.frontend.past import file_sizes, refuse_scores, still_scores
 from edgeseq.frontend.program import Operation, Program, Ref, graph_name, refs_of
 from edgeseq.ir import Graph, Time, Type
 
@@ -239,6 +239,7 @@ class Lowering:
         if kind == "If":
             return self._branch(op, args, attrs)
         if kind in LOOPS:
+            _refuse(args)
             return LOOPS[kind](self, op, args, attrs)
         if any(isinstance(a, Counter) for a in args):
             return Counter.operate(self, kind, args, attrs)
@@ -253,18 +254,20 @@ class Lowering:
         if any(isinstance(a, Several | Frames | Growing) for a in args) or kind in SEQUENCES:
             if kind not in SEQUENCES:
                 raise LayoutError("reads a sequence of tensors", "stack them before")
+            _refuse(args)
             return ONNX[kind](self.c, args, **attrs)
         if not any(isinstance(a, Value) for a in args):
             return self._folded(op, args)
         if kind == "Shape":
             return self._shape(args[0], attrs)
         if kind == "Size":
-            return np.array(math.prod(args[0].sizes), np.int64)
+            return np.array(math.prod(file_sizes(args[0])), np.int64)
         if kind == "ConstantOfShape" or kind not in ONNX:
             raise LayoutError(*onnx_advice(kind))
+        self.c.weighted.clear()
         made = ONNX[kind](self.c, args, **attrs)
         found = made if isinstance(made, list) else [made]
-        still_scores(kind, args, found, str(attrs.get("equation", "")))
+        still_scores(args, found, self.c.weights)
         return made
 
     def _hoisted(
@@ -314,7 +317,7 @@ class Lowering:
 
     @staticmethod
     def _shape(v: Value | Sized, attrs: Mapping[str, Any]) -> Any:
-        sizes = list(v.sizes)
+        sizes = list(file_sizes(v) if isinstance(v, Value) else v.sizes)
         stop = attrs.get("end")
         return np.array(sizes[attrs.get("start") or 0 : stop], np.int64)
 
@@ -382,6 +385,13 @@ class Lowering:
         for name, result in zip(op.outputs, results, strict=False):
             if name:
                 self.env[name] = result
+
+
+def _refuse(args: list[Any]) -> None:
+    """Refuse scores of past frames in loops and sequences, which take them apart."""
+    for v in args:
+        if isinstance(v, Value):
+            refuse_scores(v)
 
 
 @dataclass(frozen=True)

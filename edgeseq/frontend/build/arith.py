@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgeseq.frontend.axes import LayoutError, Value
-from edgeseq.frontend.build.products import masked
+from edgeseq.frontend.build.products import masked, scaled
 from edgeseq.frontend.context import Context
 
 __all__ = ["compare", "divide", "leaky", "logical_not", "power", "sign", "where", "wide"]
@@ -117,8 +117,10 @@ def where(c: Context, condition: Any, a: Any, b: Any) -> Value:
             far = np.asarray(other, np.float64)
             if np.all(far <= -_FAR / 10) or (v.keys and np.all(far < -100)):
                 return masked(c, v, ~np.broadcast_to(mask, np.broadcast_shapes(mask.shape)))
+        if isinstance(v, Value) and v.keys and not isinstance(other, Value) and not np.any(other):
+            return scaled(c, v, ~mask)
     if (isinstance(a, Value) and a.keys) or (isinstance(b, Value) and b.keys):
-        raise LayoutError("masks scores by something else than a far negative number")
+        raise LayoutError("masks scores by something else than a far negative number or 0")
     kept: Any = None
     parts = []
     for v, mask in ((a, keep), (b, ~keep)):

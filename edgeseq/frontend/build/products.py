@@ -12,8 +12,9 @@ import numpy as np
 from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, describe, size_of
 from edgeseq.frontend.build.views import expand, permute, reshape, squeeze, unsqueeze
 from edgeseq.frontend.context import Array, Context
+from edgeseq.frontend.past import FAR, future_of_two, refuse_future, refuse_scores
 
-__all__ = ["attention", "einsum", "linear", "matmul"]
+__all__ = ["attention", "einsum", "linear", "masked", "matmul", "scaled"]
 
 
 def linear(c: Context, v: Value, w: Array, bias: Array | None = None, suffix: str = "") -> Value:
@@ -190,14 +191,13 @@ def _weighted_past(c: Context, p: Value, v: Value) -> Value:
     rank = len(v.axes)
     if v.kind(-2) != "T":
         raise LayoutError(f"weights {describe(v.axes)} by past frames")
-    if not c.looks_back(p):
-        raise LayoutError(
-            "weights frames that have not come yet",
-            "use a causal mask, or compile in window mode (--window N --hop N)",
-        )
+    refuse_scores(v)
+    if p.future != 0.0:
+        refuse_future(masked=p.future is not None)
+    c.weighted.add(p.name)
     past = _past(c, v, rank - 2)  # [..., W, D]
     swap = [*range(rank - 2), rank - 1, rank - 2]
-    return _product(c, replace(p, keys=0), permute(c, past, swap))
+    return _product(c, replace(p, keys=0, future=None), permute(c, past, swap))
 
 
 def attention(
@@ -232,7 +232,7 @@ def attention(
             scores = masked(c, scores, mask)
         else:
             c.bands.append(0)
-            c.masked.add(scores.name)
+            scores = replace(scores, future=FAR)
     else:
         n, m = size_of(q.axes[-2]), size_of(k.axes[-2])
         if causal:
@@ -244,61 +244,85 @@ def attention(
     return matmul(c, softmax(c, scores, len(scores.axes) - 1), v)
 
 
-_FAR = -1e4
-"""What is added to a score that must not count: exp makes exactly 0 of it."""
-
-
 def masked(c: Context, scores: Value, mask: Any) -> Value:
     """`scores` with a constant mask: booleans (True takes part) or numbers to add."""
     if isinstance(mask, Value):
         return c.binary("add", scores, mask, suffix="mask")
     array = np.asarray(mask)
     if array.dtype == bool:
-        array = np.where(array, 0.0, _FAR)
-    array = np.maximum(np.asarray(array, np.float64), _FAR)
+        array = np.where(array, 0.0, FAR)
+    array = np.maximum(np.asarray(array, np.float64), FAR)
     if scores.keys:
-        return _banded(c, scores, array)
-    if np.any(array.max(axis=-1) <= _FAR):
+        return _banded(c, scores, array, "add")
+    if np.any(array.max(axis=-1) <= FAR):
         raise LayoutError("masks a whole row of scores", "let every element attend to something")
     return c.binary("add", scores, array, suffix="mask")
 
 
-def _banded(c: Context, scores: Value, mask: Array) -> Value:
-    """A mask [..., T, T] on scores of past frames: it must depend on the distance alone.
+def scaled(c: Context, a: Any, b: Any) -> Value:
+    """a b, where one may be scores and the other a mask of factors, as attention without a softmax
+    has it.
+    """
+    for scores, mask in ((a, b), (b, a)):
+        if isinstance(scores, Value) and scores.keys and not isinstance(mask, Value):
+            array = np.asarray(mask, np.float64)
+            if array.ndim > 1 and array.shape[-1] > 1:
+                return _banded(c, scores, array, "mul")
+    return c.binary("mul", a, b)
+
+
+def _banded(c: Context, scores: Value, mask: Array, op: str) -> Value:
+    """A mask [T, T], to add or to multiply by, on scores of past frames.
 
     Raises:
-        LayoutError: it looks ahead, or differs from frame to frame.
+        LayoutError: it differs from frame to frame, so it does not depend on the distance alone.
     """
     while mask.ndim > 2 and np.ptp(mask, axis=0).max(initial=0.0) == 0:
         mask = mask[0]
+    if mask.size == 1 or mask.shape[-2:] == (1, 1):
+        return c.binary(op, scores, mask if mask.size > 1 else mask.reshape(()), suffix="mask")
     n, context = mask.shape[-1], scores.keys
     if mask.ndim < 2 or mask.shape[-2] != n:
-        if mask.size == 1:
-            return c.binary("add", scores, mask.reshape(()), suffix="mask")
         raise LayoutError(f"masks {describe(scores.axes)} by {list(mask.shape)}")
     lead = mask.shape[:-2]
-    each = [_of_distance(m, n, context) for m in mask.reshape(-1, n, n)]
-    c.bands.append(max(w for _, w in each) if all(w for _, w in each) else 0)
-    bias = np.stack([b for b, _ in each]).reshape(*lead, *([1] if lead else []), context)
-    if not np.any(bias):
-        c.masked.add(scores.name)
-        return scores
-    y = c.binary("add", replace(scores, keys=0), bias, suffix="mask")  # by distance, as they are
-    y = replace(y, keys=context)
-    c.masked.add(y.name)
-    return y
+    shut = mask <= FAR / 2 if op == "add" else mask == 0
+    ahead = np.triu_indices(n, 1)
+    if np.all(shut[..., ahead[0], ahead[1]]):
+        widths = [_width(m) for m in shut.reshape(-1, n, n)]
+        c.bands.append(max(widths) if all(widths) else 0)
+        future: float | None = FAR if op == "add" else 0.0
+    else:  # one of several terms: another one may shut frames to come out
+        future = future_of_two(op, scores, replace(scores, future=None))
+    neutral = 0.0 if op == "add" else 1.0
+    each = [
+        _of_distance(m, s, context, neutral)
+        for m, s in zip(mask.reshape(-1, n, n), shut.reshape(-1, n, n), strict=True)
+    ]
+    by = np.stack(each).reshape(*lead, *([1] if lead else []), context)
+    if np.all(by == neutral):
+        return replace(scores, future=future)
+    y = c.binary(op, replace(scores, keys=0), by, suffix="mask")  # by distance, as they are
+    return replace(y, keys=context, future=future)
 
 
-def _of_distance(mask: Array, n: int, context: int) -> tuple[Array, int]:
-    """What a mask [T, T] adds to the scores of the last `context` frames, the newest last; and how
-    many frames it lets a query see (0: all).
+def _width(shut: Array) -> int:
+    """How many frames a mask [T, T] lets a query see (0: all)."""
+    n = len(shut)
+    closed = [back for back in range(1, n) if np.all(np.diagonal(shut, -back))]
+    return closed[0] if closed and closed == list(range(closed[0], n)) else 0
+
+
+def _of_distance(mask: Array, shut: Array, context: int, neutral: float) -> Array:
+    """What a mask [T, T] does to the scores of the last `context` frames, the newest last.
+
+    Args:
+        mask: numbers to add or to multiply by.
+        shut: where they leave a score out.
+        context: frames.
+        neutral: what changes nothing.
     """
-    if n > 1 and np.any(mask[np.triu_indices(n, 1)] > _FAR / 2):
-        raise LayoutError(
-            "attends to frames that have not come yet",
-            "use a causal mask, or compile in window mode (--window N --hop N)",
-        )
-    bias = np.zeros(context)
+    n = len(mask)
+    by = np.full(context, neutral)
     for back in range(min(n, context)):
         diagonal = np.diagonal(mask, -back)
         if np.ptp(diagonal) > _SAME * max(1.0, float(np.abs(diagonal[0]))):
@@ -306,17 +330,16 @@ def _of_distance(mask: Array, n: int, context: int) -> tuple[Array, int]:
                 "masks by the number of the frame, which has no meaning in an endless stream",
                 "use a mask that depends on the distance of two frames",
             )
-        bias[context - 1 - back] = diagonal[0]
+        by[context - 1 - back] = diagonal[0]
     if n < context:  # what the example was too short to show
-        bias[: context - n] = bias[context - n] if n == 1 or bias[context - n] <= _FAR / 2 else 0.0
-        if n > 1 and np.any(bias[context - n :] != 0) and bias[context - n] > _FAR / 2:
+        closed = bool(shut[n - 1, 0])
+        by[: context - n] = by[context - n] if closed else neutral
+        if not closed and np.any(by[context - n :] != neutral):
             raise LayoutError(
                 f"has a mask for {n} frames, fewer than the {context} it may attend to",
                 "give a longer example, or a smaller --context",
             )
-    shut = [back for back in range(1, n) if np.all(np.diagonal(mask, -back) <= _FAR / 2)]
-    width = shut[0] if shut and shut == list(range(shut[0], n)) else 0
-    return bias, width
+    return by
 
 
 _SAME = 1e-6
@@ -405,6 +428,8 @@ def _pair(c: Context, operands: Sequence[Any], terms: Sequence[str], out: str) -
     a, b = terms
     if not (isinstance(x, Value) or isinstance(y, Value)):
         return np.einsum(f"{a},{b}->{out}", x, y)
+    if isinstance(y, Value) and y.keys:  # scores weight values from the left
+        x, y, a, b = y, x, b, a
     batch = [ch for ch in out if ch in a and ch in b]
     rows = [ch for ch in out if ch in a and ch not in b]
     columns = [ch for ch in out if ch in b and ch not in a]

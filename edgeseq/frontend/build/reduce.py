@@ -12,6 +12,7 @@ import numpy as np
 from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, describe, kind_of, size_of
 from edgeseq.frontend.build.views import permute, slice_axis
 from edgeseq.frontend.context import Array, Context
+from edgeseq.frontend.past import far, refuse_future, refuse_scores
 
 __all__ = ["channel_affine", "extreme", "greatest", "group_norm", "layer_norm", "mean", "softmax"]
 
@@ -24,6 +25,8 @@ _OVER_TIME = (
 def _dims(v: Value, dims: Sequence[int] | None) -> list[int]:
     """Reduced axes, counted from the front; time and batch among them are refused."""
     found = sorted({v.axis(d) for d in (range(len(v.axes)) if dims is None else dims)})
+    if v.keys and found:
+        refuse_scores(v)  # distances, or what lies beside them, are no features to sum over
     for d in found:
         if v.kind(d) in ("T", "B", "mixed") and size_of(v.axes[d]) > 1:
             word = "the batch" if v.kind(d) == "B" else "time"
@@ -88,25 +91,23 @@ def greatest(
 def softmax(c: Context, v: Value, dim: int) -> Value:
     """exp(x) / sum exp(x) along a feature axis."""
     d = v.axis(dim)
-    keys = v.keys
     if v.kind(d) not in "F1":
         raise LayoutError(
             f"is a softmax along {'time' if v.kind(d) == 'T' else describe(v.axes)}",
             "only the features of one frame can be combined; " + _OVER_TIME,
         )
-    if keys and d == len(v.axes) - 1:
-        if not c.looks_back(v):
-            raise LayoutError(
-                "attends to frames that have not come yet",
-                "use a causal mask, or compile in window mode (--window N --hop N)",
-            )
+    if v.keys:
+        if d != len(v.axes) - 1:
+            refuse_scores(v)
+        if not far(v.future):
+            refuse_future(masked=v.future is not None)
         v = _only_known(c, v)
     order = [*(i for i in range(len(v.axes)) if i != d), d]
     x = c.last_axis(permute(c, c.whole(v), order))
     y = c.emit("softmax", [x.name], x.axes)
     back = np.argsort(order)
     if list(back) == list(range(len(back))):
-        return replace(c.view(y, v.axes), keys=keys)
+        return replace(c.view(y, v.axes), keys=v.keys, future=0.0 if v.keys else None)
     return permute(c, y, [int(i) for i in back])
 
 
@@ -114,7 +115,7 @@ def _only_known(c: Context, v: Value) -> Value:
     """Scores of frames that have not been yet, far below all others."""
     valid = c.valid_keys(v)
     # 0 where a key is known and -10 000 where not: exp makes exactly 0 of it.
-    return c.binary("add", replace(v, keys=0), valid, suffix="known")
+    return replace(c.binary("add", replace(v, keys=0), valid, suffix="known"), keys=v.keys)
 
 
 # -- normalisations ------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from edgeseq.frontend.axes import (
 )
 from edgeseq.frontend.context import Array, Context
 from edgeseq.frontend.move import grid, joined, moved
+from edgeseq.frontend.past import file_sizes, refuse_scores
 
 __all__ = [
     "concat",
@@ -74,6 +75,8 @@ def resolve_sizes(have: Sequence[int], want: Sequence[int]) -> list[int]:
 def reshape(c: Context, v: Value, sizes: Sequence[int]) -> Value:
     """The same elements in the same order, seen with other sizes (-1: what is left)."""
     v = c.real(v)
+    if v.keys and sizes and sizes[-1] == file_sizes(v)[-1]:
+        sizes = [*sizes[:-1], v.keys]
     sizes = resolve_sizes(v.sizes, sizes)
     if tuple(sizes) == v.sizes:
         return v
@@ -156,7 +159,9 @@ def unsqueeze(c: Context, v: Value, dims: Sequence[int]) -> Value:
     axes = list(v.axes)
     for d in at:
         axes.insert(d, ())
-    return replace(v, axes=tuple(axes), keys=0)
+    if at and at[-1] == rank - 1:
+        refuse_scores(v)
+    return replace(v, axes=tuple(axes))
 
 
 def squeeze(c: Context, v: Value, dims: Sequence[int] | None = None) -> Value:
@@ -196,9 +201,9 @@ def permute(c: Context, v: Value, dims: Sequence[int]) -> Value:
     wide = [a.size for axis in (v.axes[i] for i in order) for a in axis if a.label == "F"]
     keeps = [i for i in stored if wide[i] > 1]
     natural = keeps == sorted(keeps)
-    # Keys are the last axis, or are not known for keys any more.
-    keys = v.keys if order and order[-1] == len(order) - 1 else 0
-    out = replace(v, axes=tuple(v.axes[i] for i in order), keys=keys)
+    if order and order[-1] != len(order) - 1:
+        refuse_scores(v)  # their last axis is known for distances only where it is the last
+    out = replace(v, axes=tuple(v.axes[i] for i in order))
     if natural:
         out = replace(out, order=None)
         if c.graph.types[v.name].shape != out.frame:

@@ -11,6 +11,7 @@ from edgeseq.frontend.axes import LayoutError, Value, size_of
 from edgeseq.frontend.build import arith, products, views
 from edgeseq.frontend.build.reduce import extreme
 from edgeseq.frontend.context import Context, lowers
+from edgeseq.frontend.past import file_sizes
 
 # -- the same values -----------------------------------------------------------------------------
 
@@ -84,7 +85,7 @@ def _constant(
         raise LayoutError("fills a tensor with a value", "multiply a tensor of ones by it")
     if number is None:
         number = 1.0 if "ones" in c.op.base else 0.0
-    sizes = self.sizes if size is None else tuple(size)
+    sizes = file_sizes(self) if size is None else tuple(size)
     if math.prod(sizes) > c.most_frame << 4:
         raise LayoutError(f"a constant of {list(sizes)} elements is too large")
     return np.full(sizes, float(np.reshape(number, ())))
@@ -127,7 +128,7 @@ def _rsub(c: Context, self: Any, other: Any, alpha: Any = 1) -> Value:
 
 @lowers("mul", "multiply")
 def _mul(c: Context, self: Any, other: Any) -> Value:
-    return c.binary("mul", self, other)
+    return products.scaled(c, self, other)
 
 
 @lowers("addcmul")

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, describe, size_of
-from edgeseq.frontend.build import arith, reduce, views
+from edgeseq.frontend.build import arith, products, reduce, views
 from edgeseq.frontend.context import Array, Context, lowers
 from edgeseq.frontend.move import grid, moved, place
+from edgeseq.frontend.past import file_sizes
 from edgeseq.frontend.program import Symbol
 
 # -- selections ----------------------------------------------------------------------------------
@@ -359,11 +360,11 @@ def _where(c: Context, condition: Any, self: Any = None, other: Any = None) -> V
 
 @lowers("tril", "triu")
 def _triangle(c: Context, self: Value, diagonal: int = 0) -> Value:
-    n, m = self.sizes[-2:]
+    n, m = file_sizes(self)[-2:]
     keep = np.tril(np.ones((n, m)), diagonal)
     if c.op.base == "triu":
         keep = np.triu(np.ones((n, m)), diagonal)
-    return c.binary("mul", self, keep)
+    return products.scaled(c, self, keep)
 
 
 @lowers("cumsum")

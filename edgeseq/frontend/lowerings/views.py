@@ -13,6 +13,7 @@ from edgeseq.frontend.build import convolve, views
 from edgeseq.frontend.build.convolve import Sliding
 from edgeseq.frontend.context import Context, lowers
 from edgeseq.frontend.move import grid, moved
+from edgeseq.frontend.past import file_sizes
 from edgeseq.frontend.program import Symbol
 
 Sizes = Sequence[int]
@@ -26,10 +27,6 @@ def listed(x: Any) -> list[int]:
 @lowers("view", "reshape", "_unsafe_view", "view_copy", "_reshape_copy")
 def _view(c: Context, self: Value, size: Sizes | None = None, shape: Sizes | None = None) -> Value:
     sizes = list(size if size is not None else shape or [])
-    if self.keys and sizes:
-        frames = [a.size for axis in self.axes for a in axis if a.label == "T"]
-        if sizes[-1] in frames:  # as many keys as frames, by the exporter's literal
-            sizes[-1] = self.keys
     return views.reshape(c, self, sizes)
 
 
@@ -39,7 +36,7 @@ def _view_as(c: Context, self: Value, other: Any) -> Value:
 
 
 def _sizes(x: Any) -> tuple[int, ...]:
-    return x.sizes if isinstance(x, Value) else np.shape(x)
+    return file_sizes(x) if isinstance(x, Value) else np.shape(x)
 
 
 @lowers("flatten")
@@ -60,7 +57,7 @@ def _unflatten(c: Context, self: Value, dim: int, sizes: Sizes) -> Value:
 
 @lowers("sym_size")
 def _sym_size(c: Context, self: Value, dim: int) -> Symbol:
-    return Symbol(size_of(self.axes[self.axis(dim)]))
+    return Symbol(file_sizes(self)[self.axis(dim)])
 
 
 @lowers("unsqueeze")

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeseq.frontend.axes import LayoutError, Value
 from edgeseq.frontend.build import arith
-from edgeseq.frontend.build.products import masked
+from edgeseq.frontend.build.products import masked, scaled
 from edgeseq.frontend.build.reduce import extreme
 from edgeseq.frontend.context import Context
 from edgeseq.frontend.onnx_registry import Inputs, constant, number, onnx
@@ -76,8 +76,12 @@ def _add(c: Context, x: Inputs, **_: Any) -> Value:
     return c.binary("add", x[0], x[1])
 
 
-for _name, _op in (("Sub", "sub"), ("Mul", "mul")):
-    onnx(_name)(_binary(_op))
+onnx("Sub")(_binary("sub"))
+
+
+@onnx("Mul")
+def _mul(c: Context, x: Inputs, **_: Any) -> Value:
+    return scaled(c, x[0], x[1])
 
 
 @onnx("Div")
