@@ -67,6 +67,7 @@ class Lowering:
         ports: the Graph's inputs by the program's.
         held: values of the Graph that hold the states, by the program's names.
         reached: the last operation before the first that could not be lowered.
+        open: the file leaves open how many frames a sequence has.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Lowering:
         self.env: dict[str, Any] = {**program.constants, **program.numbers}
         self.views: dict[str, set[str]] = {}
         self.problems: list[Problem] = outer.problems if outer is not None else []
+        self.open = False
         self.ports: dict[str, str] = {}
         self.held: dict[str, str] = {}
         self.folded = 0
@@ -99,6 +101,9 @@ class Lowering:
         The states of a stream start at their `init` and are the recurrences' own.
         """
         used = self.program.used()
+        if reading.mode == "stream":
+            metas = self.program.metas
+            self.open = any(t in metas[n].open for n, t in reading.time.items())
         carried = {s.name: s for s in states}
         for name in self.program.inputs:
             if name not in carried and name in used:
@@ -197,6 +202,7 @@ class Lowering:
             if op.in_place:
                 self._check_in_place(op)
             results = self._lowered(op, args) if moving else self._folded(op, args)
+            self._check_length(op, results)
         except LayoutError as e:
             self.lose(op, e.what, e.fix)
             return
@@ -283,6 +289,22 @@ class Lowering:
                 group |= self.views.get(name, set())
             for name in group:
                 self.views[name] = group
+
+    def _check_length(self, op: Operation, results: Any) -> None:
+        """Where the file leaves the length open, no sequence has a fixed number of frames in it."""
+        if not self.open:
+            return
+        for name, v in zip(op.outputs, results if isinstance(results, list) else [results],
+                           strict=False):  # fmt: skip
+            meta = self.program.metas.get(name)
+            if not isinstance(v, Value) or meta is None or len(meta.sizes) != len(v.axes):
+                continue
+            for d, axis in enumerate(v.axes):
+                if any(a.label == "T" for a in axis) and d not in meta.open:
+                    raise LayoutError(
+                        f"makes {meta.sizes[d]} frames of a sequence of any length",
+                        "derive sizes from x.shape, or compile in window mode (--window N --hop N)",
+                    )
 
     def _check_in_place(self, op: Operation) -> None:
         tensor = next((r.name for a in op.args.values() for r in refs_of(a)), "")

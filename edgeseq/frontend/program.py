@@ -33,10 +33,17 @@ class Symbol(int):
 
 @dataclass(frozen=True)
 class TensorMeta:
-    """What the exporter recorded about a tensor: its sizes in the example, and its dtype name."""
+    """What the exporter recorded about a tensor.
+
+    Attributes:
+        sizes: in the example.
+        dtype: its name.
+        open: axes whose size the file leaves open.
+    """
 
     sizes: tuple[int, ...]
     dtype: str
+    open: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -337,8 +337,11 @@ def _sym_int(value: Json) -> int:
 
 def _meta(value: Json) -> TensorMeta:
     code = value["dtype"].integer()
-    sizes = tuple(_sym_int(s) for s in value["sizes"].elements())
-    return TensorMeta(sizes, "bfloat16" if code == _BFLOAT16 else _DTYPES.get(code, f"type {code}"))
+    axes = value["sizes"].elements()
+    sizes = tuple(_sym_int(s) for s in axes)
+    free = frozenset(i for i, s in enumerate(axes) if s.union()[0] == "as_expr")
+    dtype = "bfloat16" if code == _BFLOAT16 else _DTYPES.get(code, f"type {code}")
+    return TensorMeta(sizes, dtype, free)
 
 
 def _metas(graph: Json) -> dict[str, TensorMeta]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, describe, size_of
 from edgeseq.frontend.build import arith, products, reduce, views
+from edgeseq.frontend.build.elements import take_along
 from edgeseq.frontend.context import Array, Context, lowers
 from edgeseq.frontend.move import grid, moved, place
 from edgeseq.frontend.past import file_sizes
@@ -123,20 +124,7 @@ def _whole_numbers(index: Any) -> Array:
 
 @lowers("gather")
 def _gather(c: Context, self: Any, dim: int, index: Any, sparse_grad: bool = False) -> Value:
-    v, take = c.whole(self), _whole_numbers(index)
-    d = v.axis(dim)
-    at = grid(v)
-    full = tuple(
-        a if i != d else n for i, (a, n) in enumerate(zip(at.shape, take.shape, strict=True))
-    )
-    same = tuple(
-        slice(None) if i == d or at.shape[i] == n else slice(0, 1) for i, n in enumerate(take.shape)
-    )
-    if any(i != d and v.kind(i) in "BT" and np.ptp(take, axis=i).max(initial=0) > 0
-           for i in range(take.ndim)) or v.kind(d) not in "F1":  # fmt: skip
-        raise LayoutError(f"gathers along {describe(v.axes)}", "gather features only")
-    index = np.take_along_axis(at, np.broadcast_to(take[same], full), d)
-    return moved(c, v, index, range(len(v.axes)), "gather")
+    return take_along(c, self, dim, _whole_numbers(index))
 
 
 @lowers("index")

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgeseq.frontend.axes import Atom, LayoutError, Value, describe, size_of
 from edgeseq.frontend.build import products, views
+from edgeseq.frontend.build.elements import take_along
 from edgeseq.frontend.context import Context
 from edgeseq.frontend.move import Index, grid, moved, place
 from edgeseq.frontend.onnx_registry import Inputs, constant, ints, number, onnx
@@ -141,20 +142,7 @@ def _rows(c: Context, table: Any, index: Value) -> Value:
 
 @onnx("GatherElements")
 def _gather_elements(c: Context, x: Inputs, axis: int = 0, **_: Any) -> Value:
-    v, index = c.whole(x[0]), constant(x[1], "index")
-    at, d = grid(v), v.axis(axis)
-    if index.ndim != at.ndim:
-        raise LayoutError(f"takes elements by an index of {index.ndim} axes")
-    for i, n in enumerate(v.sizes):
-        if v.kind(i) not in ("T", "mixed"):
-            if i != d:  # the index may be smaller than what it looks into
-                at = np.take(at, range(index.shape[i]), i)
-        elif i == d or index.shape[i] != n or np.any(index != np.take(index, [0], i)):
-            raise LayoutError("looks up frames by number")
-        else:
-            index = np.take(index, [0], i)
-    take = np.take_along_axis(at, np.asarray(index) % at.shape[d], d)
-    return moved(c, v, take, range(len(v.axes)), "gather")
+    return take_along(c, x[0], axis, constant(x[1], "index"))
 
 
 @onnx("GatherND")

@@ -1,0 +1,42 @@
+"""Comparing a Graph with the model that it was read from, for tests over random models."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgeseq.ir import Graph, Interpreter
+from edgeseq.passes.stream import stream
+
+__all__ = ["TOLERANCE", "close", "streamed"]
+
+TOLERANCE = 1e-4
+
+
+def close(got: np.ndarray, want: np.ndarray, scale: float) -> bool:
+    return got.shape == want.shape and bool(
+        np.abs(got - want).max(initial=0) <= TOLERANCE * max(scale, 0.1)
+    )
+
+
+def streamed(graph: Graph, frames: list[np.ndarray], timed: dict[int, np.ndarray]) -> list[str]:
+    """What the step gives otherwise, frame by frame.
+
+    Args:
+        graph: over time.
+        frames: its inputs, [batch, time, ...] each.
+        timed: what its outputs must be, by their number: [batch, time, elements].
+    """
+    step = stream(graph)
+    per = step.meta.get("frames_per_step", 1)
+    n = max(x.shape[1] for x in frames) // per * per
+    outs = Interpreter(step, batch=len(frames[0])).sequence(*(x[:, :n] for x in frames))
+    wrong = []
+    for k, ref in timed.items():
+        period = graph.types[graph.outputs[k]].time.period  # type: ignore[union-attr]
+        lag = step.meta.get("delays", {}).get(step.outputs[k], step.meta["delay"]) // period
+        y = outs[k].reshape(*outs[k].shape[:2], -1)[:, lag:]
+        m = min(y.shape[1], ref.shape[1])
+        if not close(y[:, :m], ref[:, :m], float(np.abs(ref).max(initial=0))):
+            wrong.append(f"streamed {k}: {y[:, :2].ravel()[:4]} instead of "
+                         f"{ref[:, :2].ravel()[:4]}")  # fmt: skip
+    return wrong
