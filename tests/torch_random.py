@@ -419,8 +419,9 @@ def _pool(d: Drawing, i: int) -> Made:
                    [F.adaptive_avg_pool1d, F.adaptive_max_pool1d])  # fmt: skip
         return lambda m, v: fn(v[i], size)
     if kind == "resize":
-        by = tuple(float(d.one([1, 2])) for _ in range(rank - 2))
-        return lambda m, v: F.interpolate(v[i], scale_factor=by, mode="nearest")
+        by = tuple(float(d.one([1, 2, 1.5, 1.7])) for _ in range(rank - 2))
+        how = d.one(["nearest", "nearest-exact"])
+        return lambda m, v: F.interpolate(v[i], scale_factor=by, mode=how)
     if kind == "unfold":
         axis, size, step = d.axis(i, 0.3), d.one([1, 2, 3]), d.one([1, 2])
         return lambda m, v: v[i].unfold(axis, size, step)

@@ -252,6 +252,8 @@ def flip(c: Context, v: Value, dims: Sequence[int]) -> Value:
     gone = [v.axis(d) for d in dims]
     if any(v.kind(d) in ("T", "mixed") for d in gone):
         raise LayoutError("reverses time", "a stream cannot be reversed; use a causal model")
+    if any(v.kind(d) == "B" and size_of(v.axes[d]) > 1 for d in gone):
+        raise LayoutError("reverses the batch", "process all sequences alike")
     return moved(c, v, np.flip(grid(v), tuple(gone)), range(len(v.axes)), "flip")
 
 

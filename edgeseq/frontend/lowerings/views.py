@@ -169,6 +169,8 @@ def _roll(c: Context, self: Value, shifts: Any, dims: Any = ()) -> Value:
         raise LayoutError(
             "rotates time", "a stream has no end to rotate; compile in window mode (--window N)"
         )
+    if any(self.kind(d) == "B" and size_of(self.axes[d]) > 1 for d in axes):
+        raise LayoutError("rotates the batch", "process all sequences alike")
     v = c.whole(self)
     return moved(c, v, np.roll(grid(v), listed(shifts), axes), range(len(v.axes)), "roll")
 
@@ -275,25 +277,30 @@ def _upsample(
     c: Context, self: Any = None, input: Any = None, output_size: Any = None,
     scale_factors: Any = None, scales: Any = None, scales_h: Any = None, scales_w: Any = None,
 ) -> Value:  # fmt: skip
-    """Nearest neighbours along axes of a frame (torch's rounding: floor(i n / m))."""
+    """Nearest neighbours along axes of a frame: element i is that at floor(i / factor)."""
     v = c.whole(self if self is not None else input)
     rank = len(v.axes) - 2
     have = v.sizes[2:]
+    factors = scale_factors if scale_factors is not None else [scales, scales_h, scales_w]
+    factors = [s for s in factors if s is not None] or [None] * rank
     if output_size is None:
-        factors = scale_factors if scale_factors is not None else [scales]
         output_size = [int(n * s) for n, s in zip(have, factors, strict=True)]
     shift = 0.5 if "exact" in c.op.base else 0.0
     at = grid(v)
     for i in range(rank):
         n, m = have[i], int(output_size[i])
-        if n == m:
+        # In float32, and by the factor that was given rather than by that of the sizes.
+        by = np.float32(1.0 / factors[i] if factors[i] else n / m)
+        reads = ((np.arange(m, dtype=np.float32) + np.float32(shift)) * by).astype(int)
+        reads = reads.clip(0, n - 1)
+        if np.array_equal(reads, np.arange(n)):
             continue
-        if v.kind(2 + i) == "T" and m % n == 0:
+        if v.kind(2 + i) == "T" and np.array_equal(reads, np.arange(m) // max(m // n, 1)):
             moved_so_far = moved(c, v, at, range(len(v.axes)), "resize")
             v = views.repeat_frames(c, moved_so_far, 2 + i, m // n)
             at = grid(v)
             continue
         if v.kind(2 + i) not in "F1":
             raise LayoutError("resizes time or the batch", "resize time by a whole factor")
-        at = np.take(at, ((np.arange(m) + shift) * n / m).astype(int).clip(0, n - 1), axis=2 + i)
+        at = np.take(at, reads, axis=2 + i)
     return moved(c, v, at, range(len(v.axes)), "resize")
