@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from fuzzing import close, streamed  # noqa: E402
 from torch_random import LENGTHS, Drawn, draw  # noqa: E402
 
-from edgeseq.errors import ModelError, UsageError  # noqa: E402
+from edgeseq.errors import ModelError, UnsupportedError, UsageError  # noqa: E402
 from edgeseq.frontend.options import ImportOptions  # noqa: E402
 from edgeseq.frontend.pt2 import load_pt2  # noqa: E402
 from edgeseq.frontend.torch_export import to_graph_layout  # noqa: E402
@@ -129,3 +129,62 @@ def test_random_modules_are_right_or_refused(part: int, tmp_path: Path) -> None:
     counts = Counter(outcome(seed, tmp_path)[:7] for seed in range(40 * part, 40 * part + 40))
     print(dict(counts))
     assert counts["right a"] > 7
+
+
+# -- what was found this way ---------------------------------------------------------------------
+
+
+class One(torch.nn.Module):
+    """A forward function of one input."""
+
+    def __init__(self, forward: Any) -> None:
+        super().__init__()
+        self.function = forward
+
+    def forward(self, x: Any) -> Any:
+        return self.function(x)
+
+
+def imported(forward: Any, sizes: tuple[int, ...], folder: Path, axis: int = 1, **more: Any) -> Any:
+    """The Graph of a function's file, its numbers compared."""
+    module, inputs = One(forward), [torch.randn(sizes)]
+    path = saved(module, inputs, folder / "m.pt2", axis if more.get("open") else None)
+    graph = load_pt2(path, options=ImportOptions(time_axis=axis))
+    assert compared(graph, module, inputs) == []
+    return graph
+
+
+def test_an_index_may_be_smaller_than_what_it_looks_into(tmp_path: Path) -> None:
+    index = torch.tensor([[[[2, 0]]]]).expand(1, T, 1, 2)
+    graph = imported(lambda x: x.gather(-1, index), (1, T, 3, 4), tmp_path)
+    assert graph.types[graph.outputs[0]].shape == (2,)
+    one = torch.zeros(1, 1, 4, dtype=torch.int64)
+    with pytest.raises(UnsupportedError, match="looks up frames by number"):
+        imported(lambda x: x.gather(-1, one), (1, T, 4), tmp_path)
+
+
+@pytest.mark.parametrize("turned", [lambda x: x.flip(0), lambda x: x.roll(1, 0)])
+def test_sequences_of_a_batch_stay_where_they_are(turned: Any, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="the batch"):
+        imported(turned, (2, T, 4), tmp_path)
+
+
+def test_a_number_of_frames_is_not_the_length_where_that_is_open(tmp_path: Path) -> None:
+    def pooled(x: Any) -> Any:
+        return torch.nn.functional.adaptive_avg_pool1d(x, T)
+
+    graph = imported(pooled, (1, 4, T), tmp_path, axis=2)
+    assert any("read as all frames" in note for note in graph.meta["notes"])
+    with pytest.raises(UnsupportedError, match="makes 12 frames of a sequence of any length"):
+        imported(pooled, (1, 4, T), tmp_path, axis=2, open=True)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+@pytest.mark.parametrize("factor", [0.5, 1.3, 1.7, 2.0])
+def test_nearest_neighbours_are_those_by_the_factor(
+    factor: float, mode: str, tmp_path: Path
+) -> None:
+    def resized(x: Any) -> Any:
+        return torch.nn.functional.interpolate(x, scale_factor=(factor, 1.0), mode=mode)
+
+    imported(resized, (1, 2, 6, T), tmp_path, axis=3)
