@@ -169,6 +169,38 @@ def test_weights_without_a_mask_look_ahead(tmp_path: Path) -> None:
     refused(net, net.op("MatMul", y, x), tmp_path, "have not come yet")
 
 
+@pytest.mark.parametrize("kind", ["Tanh", "Cos", "one bias", "an unmasked term"])
+def test_a_mask_that_is_undone_is_none(kind: str, tmp_path: Path) -> None:
+    net = Net()
+    x, y = scores(net, kind in ("Tanh", "Cos"))
+    if kind == "one bias":
+        y = net.op("Softmax", net.op("Add", y, net.const(np.ones((1, 1, 1)))), axis=-1)
+    elif kind == "an unmasked term":
+        mask = net.const(np.triu(np.full((T, T), -np.inf), 1))
+        y = net.op("Add", net.op("Softmax", net.op("Add", y, mask), axis=-1), y)
+    else:
+        y = net.op("Softmax", net.op(kind, y), axis=-1)
+    refused(net, net.op("MatMul", y, x), tmp_path, "have not come yet")
+
+
+@pytest.mark.parametrize("kind", ["factors", "Sigmoid", "Where"])
+def test_attention_without_a_softmax(kind: str, tmp_path: Path) -> None:
+    net = Net()
+    x, y = scores(net, kind == "Sigmoid")
+    if kind == "Sigmoid":
+        y = net.op(kind, y)
+    elif kind == "Where":
+        y = net.op(kind, net.const(np.tril(np.ones((T, T), bool)), bool), y, net.const(0.0))
+    else:
+        y = net.op("Mul", net.const(np.tril(np.ones((T, T)))), y)
+    net.output(net.op("MatMul", y, x), None, "y0")
+    drawn = Drawn(net, {"x": (1, T, 4)}, ["y0"])
+    path = saved(drawn, tmp_path / "m.onnx", fixed=False)
+    made = import_onnx(path, name="m", options=ImportOptions(time_axis=1, context=T))
+    assert made.mode == "stream"
+    assert compared(made, drawn, path) == []
+
+
 def test_heads_of_time_are_refused(tmp_path: Path) -> None:
     net = Net(23)
     x = net.op("Transpose", net.input("x", [1, "frames", 3]), perm=[0, 2, 1])
