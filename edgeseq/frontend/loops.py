@@ -24,7 +24,7 @@ _MOST_WRITTEN_OUT = 8
 def run_loop(low: Lowering, op: Operation) -> None:
     """Lower a loop and bind its results."""
     loop: Loop = op.args["loop"]
-    read = [low.resolve(r) for r in op.args["reads"]]
+    read = [low.resolve(r) for r in op.args["inputs"]]
     lost = next((v for v in read if isinstance(v, Lost)), None)
     if lost is not None:
         low.bind_outputs(op, [lost] * len(op.outputs))

@@ -27,6 +27,8 @@ from edgeseq.frontend.onnx_states import find_states, near_misses
 from edgeseq.frontend.options import ImportOptions
 from edgeseq.frontend.past import refuse_scores
 from edgeseq.frontend.program import Program, Ref, ValueInfo, graph_name
+from edgeseq.frontend.reroll import reroll
+from edgeseq.frontend.reroll_onnx import OnnxDialect
 from edgeseq.frontend.windows import as_window
 from edgeseq.ir import Graph, check
 from edgeseq.ir.ops import OVER_TIME
@@ -98,6 +100,7 @@ def import_onnx(path: Path, *, name: str, options: ImportOptions) -> Imported:
         replace(s, init=options.values.get(s.input))
         for s in find_states(program, options.states, shapes)
     ]
+    program = reroll(program, OnnxDialect())
     best: _Refused | None = None
     idle: Imported | None = None
     for layout in layouts(program, infos, states, options):

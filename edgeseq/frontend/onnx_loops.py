@@ -21,7 +21,7 @@ from edgeseq.ir import Graph, Type
 if TYPE_CHECKING:
     from edgeseq.frontend.onnx_lower import Lowering
 
-__all__ = ["LOOPS", "Counter"]
+__all__ = ["LOOPS", "Counter", "body_input", "nested", "run_body"]
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,13 @@ def _element(low: Lowering, x: Value, axis: int) -> Value:
     key = (x.name, d)
     if key not in low.gathered:
         axes = tuple(a for i, a in enumerate(x.axes) if i != d)
-        low.gathered[key] = _body_input(low, axes)
+        low.gathered[key] = body_input(low, axes)
         low.sources.append((x, d))
     return low.gathered[key]
 
 
-def _body_input(low: Lowering, axes: Any) -> Value:
+def body_input(low: Lowering, axes: Any) -> Value:
+    """An input of a body, an element of these axes."""
     g = low.c.graph
     plain = tuple(tuple(a for a in axis if a.label == "F") for axis in axes)
     v = Value("", plain)
@@ -110,13 +111,13 @@ def _scan(low: Lowering, op: Operation, args: list[Any], attrs: dict[str, Any]) 
     outs = list(attrs["scan_output_directions"])
     if len(directions | {int(d) for d in outs}) > 1:
         raise LayoutError("runs in both directions at once", "use two loops")
-    inner = _nested(low, body)
+    inner = nested(low, body)
     sources: list[tuple[Value, int]] = []
     for name, x, axis in zip(body.inputs[len(states) :], xs, in_axes, strict=True):
         if not isinstance(x, Value):
             raise LayoutError("runs over a constant", "run over a sequence")
         d = x.axis(int(axis))
-        inner.env[name] = _body_input(inner, tuple(a for i, a in enumerate(x.axes) if i != d))
+        inner.env[name] = body_input(inner, tuple(a for i, a in enumerate(x.axes) if i != d))
         sources.append((x, d))
     results = _recur(
         low, inner, sources, states, body.inputs[: len(states)], body.outputs,
@@ -145,7 +146,7 @@ def _loop(low: Lowering, op: Operation, args: list[Any], attrs: dict[str, Any]) 
         raise LayoutError("runs for a number of turns that depends on the input")
     if start is not None and not np.all(start):
         raise LayoutError("never runs")
-    inner = _nested(low, body)
+    inner = nested(low, body)
     inner.env[body.inputs[0]] = Counter()
     inner.env[body.inputs[1]] = np.array(True)
     counters: dict[int, Counter] = {}
@@ -204,7 +205,8 @@ def _counts(body: Program, name: str, out: Any) -> bool:
     return False
 
 
-def _nested(low: Lowering, body: Program) -> Lowering:
+def nested(low: Lowering, body: Program) -> Lowering:
+    """The lowering of a body, which reads what is around it."""
     from edgeseq.frontend.onnx_lower import Lowering
 
     inner = Lowering(body, Graph("body"), outer=low)
@@ -281,10 +283,10 @@ def _recur(
         state.output = v.name
     outs = made[len(ends) :]
     g.outputs = [v.name for v in outs] or [made[0].name]
-    return _run(low, g, sources, starts, made[: len(ends)], outs, n, reverse)
+    return run_body(low, g, sources, starts, made[: len(ends)], outs, n, reverse)
 
 
-def _run(
+def run_body(
     low: Lowering,
     body: Graph,
     sources: list[tuple[Value, int]],
@@ -294,6 +296,21 @@ def _run(
     n: int,
     reverse: bool,
 ) -> tuple[list[Any], list[Any]]:
+    """Run a body over its sources, over time or within a frame.
+
+    Args:
+        low: the lowering around it.
+        body: what a turn does; its inputs are the elements.
+        sources: the sequences and the axis of each that the turns take apart.
+        starts: the states before the first turn, Values or arrays.
+        ends: the states after a turn, in the body.
+        outs: what every turn gives, in the body.
+        n: turns.
+        reverse: from the last element to the first.
+
+    Returns:
+        The states after the last turn; what the turns give, stacked along a first axis.
+    """
     c = low.c
     timed = {x.kind(d) == "T" for x, d in sources}
     if len(timed) > 1:

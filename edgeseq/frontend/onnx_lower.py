@@ -25,8 +25,10 @@ from edgeseq.frontend.context import Context
 from edgeseq.frontend.onnx_fold import can_fold
 from edgeseq.frontend.onnx_loops import LOOPS, Counter
 from edgeseq.frontend.onnx_registry import ONNX, SEQUENCES, Frames, Growing, Several
+from edgeseq.frontend.onnx_rolled import run_rolled
 from edgeseq.frontend.past import file_sizes, refuse_scores, still_scores
 from edgeseq.frontend.program import Operation, Program, Ref, graph_name, refs_of
+from edgeseq.frontend.rolled import LOOP
 from edgeseq.ir import Graph, Time, Type
 
 __all__ = ["Carried", "InputPlan", "Lost", "Lowering", "outside"]
@@ -211,7 +213,7 @@ class Lowering:
         lost = next((a for a in args if isinstance(a, Lost)), None)
         if lost is not None:
             self.spent.lost += 1
-            known = kind in ONNX or kind in LOOPS or kind in _PLAIN or can_fold(op)
+            known = kind in ONNX or kind in LOOPS or kind in _PLAIN or kind == LOOP or can_fold(op)
             if not known and kind not in {p[0] for p in self.spent.problems}:
                 self._lose(op, kind, *onnx_advice(kind))
             self.bind(op, [lost] * len(op.outputs))
@@ -241,6 +243,9 @@ class Lowering:
         if kind in LOOPS:
             _refuse(args)
             return LOOPS[kind](self, op, args, attrs)
+        if kind == LOOP:
+            _refuse(args)
+            return run_rolled(self, attrs["loop"])
         if any(isinstance(a, Counter) for a in args):
             return Counter.operate(self, kind, args, attrs)
         if any(isinstance(a, _Outside) for a in args):

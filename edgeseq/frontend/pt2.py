@@ -460,7 +460,7 @@ class _Operations:
         loop = Loop([(x, 0, False) for x in xs], program, init, collected, [], sizes[0], False)
         reads = [*refs_of(init), *xs, *refs_of(more)]
         self.made.append(
-            Operation(LOOP, {"loop": loop, "reads": reads}, tuple(c.name for c in collected), path)
+            Operation(LOOP, {"loop": loop, "inputs": reads}, tuple(c.name for c in collected), path)
         )
 
 
