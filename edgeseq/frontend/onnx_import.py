@@ -27,8 +27,8 @@ from edgeseq.frontend.onnx_states import find_states, near_misses
 from edgeseq.frontend.options import ImportOptions
 from edgeseq.frontend.past import refuse_scores
 from edgeseq.frontend.program import Program, Ref, ValueInfo, graph_name
-from edgeseq.frontend.reroll import reroll
-from edgeseq.frontend.reroll_onnx import OnnxDialect
+from edgeseq.frontend.reroll import LOOP, reroll
+from edgeseq.frontend.reroll_onnx import OnnxDialect, unrolled
 from edgeseq.frontend.windows import as_window
 from edgeseq.ir import Graph, check
 from edgeseq.ir.ops import OVER_TIME
@@ -113,6 +113,8 @@ def import_onnx(path: Path, *, name: str, options: ImportOptions) -> Imported:
                 best = e
             continue
         made.notes += _doubts(program, states, shapes)
+        if made.mode == "step":
+            made.notes += unrolled(program)
         if made.notes:
             made.graph.meta["notes"] = made.notes
         if layout.mode != "stream" or layout.stated or (_remembers(made.graph) and not made.single):
@@ -189,7 +191,11 @@ def _laid_out(
         return _lowered(program, name, layout, plans, states, options, frames)
 
     if layout.mode != "stream" or layout.static is not None:
-        return read(layout.static or options.window or 1)
+        made = read(layout.static or options.window or 1)
+        loops = any(op.target == LOOP for op in program.operations)
+        if layout.mode == "stream" and states and loops:
+            _check_chunks(made, program, layout, infos, states, options)
+        return made
     first, fixed = None, False
     for length, other in open_lengths(program):
         try:
@@ -217,8 +223,8 @@ def _laid_out(
                     first = e  # what is wrong besides
                 continue
             made.notes.append(
-                f"leaves the length of its sequences open but holds views of {length} frames: read "
-                "for these; other programs can run it at this length only"
+                f"leaves the length of its sequences open but holds views or a loop of {length} "
+                "frames: read for these; other programs can run it at this length only"
             )
             made.graph.meta["notes"] = made.notes
             return made
@@ -265,7 +271,7 @@ def _check_chunks(
     step = replace(layout, mode="step")
     periods = [t.time.period for t in made.graph.types.values() if t.time is not None]
     unit = math.lcm(*periods)
-    length = unit * -(-8 // unit)
+    length = layout.static or unit * -(-8 // unit)
     chunk = _lowered(program, "chunk", step, step.plans(length, infos), states, options, 0)
     names = made.graph.meta["onnx"]["names"]
     odd = first_gap(
@@ -277,11 +283,14 @@ def _check_chunks(
     if odd is not None:
         n, d = next(iter(layout.time.items()))
         symbol = (infos[n].shape or ())[d] or f"{n}:{d}"
+        fix = f"fix the chunk: --set {symbol}=N"
+        if layout.static is not None:
+            fix = f"leave out --time-axis: the file is then one step on {length} frames"
         raise _unsupported(
             program,
             [("model", odd, f"answers differently cut into chunks of {length} frames: its states "
               "are not all that it takes from chunk to chunk",
-              f"fix the chunk: --set {symbol}=N")],
+              fix)],
             "stream",
         )  # fmt: skip
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgeseq.frontend.program import Program
+from edgeseq.frontend.rolled import LOOP
 from edgeseq.ir import Graph
 from edgeseq.ir.graph import Node
 
@@ -55,17 +56,20 @@ def open_lengths(program: Program) -> list[tuple[int, int]]:
 
 
 def fixed_lengths(program: Program) -> list[int]:
-    """Lengths that views in a file are fixed to although it leaves its length open.
+    """Lengths that views or loops in a file are fixed to although it leaves its length open.
 
-    Exporters write the example's length into views and still declare the axis open; such a file
-    runs for this length only.
+    Exporters write the example's length into views, or one copy of a loop's body per frame of the
+    example, and still declare the axis open; such a file is right for this length only.
     """
     found: Counter[int] = Counter()
+    turns = [op.args["loop"].turns for op in program.operations if op.target == LOOP]
     for p in _programs(program):
         for array in p.constants.values():
             if isinstance(array, np.ndarray) and array.dtype.kind == "i" and array.size <= 8:
                 found.update({int(n) for n in array.reshape(-1) if 2 <= n <= 1 << 14})
-    return [n for n, _ in found.most_common(_MOST_FIXED)]
+    return list(dict.fromkeys([*turns, *(n for n, _ in found.most_common(_MOST_FIXED))]))[
+        :_MOST_FIXED
+    ]
 
 
 def difference(a: Graph, b: Graph) -> str | None:

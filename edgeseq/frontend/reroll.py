@@ -72,7 +72,8 @@ def chained(program: Program, dialect: Dialect) -> Element | None:
 
     Each of them meets something that was made of the one before it; nothing else is asked.
     """
-    for group in _groups(dialect.elements(program)).values():
+    groups = list(_groups(dialect.elements(program)).values())
+    for group in groups[:_MOST_LOOPS]:
         turn = {name: e.index for name, e in group.items()}
         last = max(turn.values())
         for reverse in (False, True):

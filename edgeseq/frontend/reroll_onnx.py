@@ -11,9 +11,10 @@ import numpy as np
 from edgeseq.frontend._onnx_calls import Budget
 from edgeseq.frontend.onnx_fold import FoldError, can_fold, fold_onnx
 from edgeseq.frontend.program import Operation, Program, Ref, refs_of
+from edgeseq.frontend.reroll import LOOP, Loop, chained
 from edgeseq.frontend.rolled import Element, Write, names_of
 
-__all__ = ["OnnxDialect"]
+__all__ = ["OnnxDialect", "unrolled"]
 
 _RANDOM = ("Random", "Bernoulli", "Multinomial", "Dropout")
 _LARGEST = 1 << 16
@@ -73,9 +74,7 @@ class OnnxDialect:
     def _look(self, program: Program) -> None:
         """Sizes that the file says, of inputs, and that constants have."""
         self.constants = program.constants
-        self.sizes = {
-            n: program.metas[n].sizes for n in program.inputs if n in program.metas
-        }  # fmt: skip
+        self.sizes = {n: program.metas[n].sizes for n in program.inputs if n in program.metas}
 
     def _size(self, op: Operation, program: Program) -> None:
         """Note the sizes of a result that are those of what is written to or taken from."""
@@ -147,7 +146,7 @@ class OnnxDialect:
             if inputs[3] is None:
                 axis = 0
             last = start == -1 and end > 1 << 30
-            if axis is None or not (end == start + 1 and end != 0 or last):
+            if axis is None or not ((end == start + 1 and end != 0) or last):
                 return []
             return [(out, source, axis, start, True)]
         if op.target == "onnx.Split":
@@ -312,3 +311,34 @@ def _join(program: Program) -> None:
             op = replace(op, target="onnx.Concat", args={"inputs": parts, "axis": axis})
         operations.append(op)
     program.operations = operations
+
+
+def unrolled(program: Program) -> list[str]:
+    """What a user should know of loops in a file that is read as one step: maybe they are time."""
+    notes = []
+    for op in program.operations:
+        if op.target == LOOP:
+            loop: Loop = op.args["loop"]
+            source, dim, _ = loop.sources[0]
+            notes.append(
+                f"a loop that the exporter unrolled takes {loop.turns} elements of axis {dim} of "
+                f"{source.name!r} one by one; it is part of one step here, which takes all of them "
+                "at once. If they are frames in time, say "
+                + _axis_option(program, source.name, dim)
+            )
+    if notes:
+        return notes
+    found = chained(program, OnnxDialect())
+    if found is None:
+        return []
+    return [
+        f"elements of axis {found.dim} of {found.source!r} are taken one by one, each with what "
+        "was made of the one before: this seems to be an unrolled loop over time, but its turns "
+        "are not alike. The file is read as one step, which takes all of them at once. If they are "
+        "frames in time, export a model that uses nn.RNN, nn.GRU or nn.LSTM, its length open; what "
+        f"stops this file as a stream, {_axis_option(program, found.source, found.dim)} shows"
+    ]
+
+
+def _axis_option(program: Program, name: str, dim: int) -> str:
+    return f"--time-axis {name}:{dim}" if name in program.inputs else "--time-axis INPUT:N"

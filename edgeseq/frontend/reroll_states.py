@@ -207,11 +207,11 @@ def _moved_as_computed(loop: Carrying, match: Matcher, source: str) -> bool:
             return False
         values |= found
     for n, after in ends.items():
-        want, have = starts[n], values.get(after)
-        if np.shape(have) != np.shape(want):
+        want, have = np.asarray(starts[n]), np.asarray(values[after])
+        if have.shape != want.shape:
             return False
         scale = float(np.abs(want).max(initial=0.0))
-        if not np.abs(np.asarray(have) - want).max(initial=0.0) <= _CLOSE * scale:
+        if not np.abs(have - want).max(initial=0.0) <= _CLOSE * scale:
             return False
     loop.begin(part, {a: match.images[0][a] for a in (source, *made)})
     loop.states[name] = source

@@ -11,6 +11,7 @@ from edgeseq.frontend.rolled import Element, Write, names_of
 
 __all__ = ["TorchDialect"]
 
+_CUTS = ("unbind", "split", "chunk", "split_with_sizes")
 _RANDOM = ("rand", "bernoulli", "dropout", "normal", "multinomial", "empty", "exponential")
 
 
@@ -64,10 +65,9 @@ class TorchDialect:
                 lo, hi = op.args.get("start") or 0, op.args.get("end")
                 if isinstance(lo, int) and isinstance(hi, int) and 0 <= lo < n and hi == lo + 1:
                     found[op.outputs[0]] = Element(name, dim, lo, True, n)
-            elif op.base in ("unbind", "split", "chunk", "split_with_sizes"):
-                if len(op.outputs) == n:
-                    for i, out in enumerate(op.outputs):
-                        found[out] = Element(name, dim, i, op.base != "unbind", n)
+            elif op.base in _CUTS and len(op.outputs) == n:
+                for i, out in enumerate(op.outputs):
+                    found[out] = Element(name, dim, i, op.base != "unbind", n)
         return found
 
     def together(self, op: Operation) -> tuple[list[Any], str, int] | None:

@@ -189,4 +189,3 @@ def numbered(program: Program, dialect: Dialect) -> dict[str, Any]:
             if name and name not in written:
                 numbers[name] = (made, i)
     return numbers
-
