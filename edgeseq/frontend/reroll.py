@@ -70,7 +70,8 @@ def _groups(elements: Mapping[str, Element]) -> dict[tuple[str, int], dict[str, 
 def chained(program: Program, dialect: Dialect) -> Element | None:
     """An element of an axis whose elements seem to be the frames of an unrolled loop, or None.
 
-    Each of them meets something that was made of the one before it; nothing else is asked.
+    Half of them, two at least, meet something that was made of the one before; nothing else is
+    asked.
     """
     groups = list(_groups(dialect.elements(program)).values())
     for group in groups[:_MOST_LOOPS]:
@@ -88,6 +89,6 @@ def chained(program: Program, dialect: Dialect) -> Element | None:
                     if latest - 1 in found:
                         meets.add(latest)
                     at.update((o, latest) for o in op.outputs if o)
-            if len(meets) >= last and last > 1:
+            if len(meets) >= max(2, (last + 1) // 2):
                 return next(iter(group.values()))
     return None

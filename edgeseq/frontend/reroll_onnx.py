@@ -49,25 +49,54 @@ class OnnxDialect:
         return program
 
     def _compute(self, program: Program) -> None:
-        """Compute what depends on constants, and on sizes that are known, alone."""
+        """Compute what depends on constants, and on sizes that are known, alone.
+
+        Branches whose condition is then known are taken: the older exporter writes one for each
+        `squeeze` of a frame whose sizes it does not know.
+        """
         self._look(program)
         results = {r.name for out in program.outputs for r in refs_of(out)}
+        made: dict[str, Operation] = {}
+        units: set[tuple[str, int]] = set()
         kept: list[Operation] = []
-        for op in program.operations:
-            found = {} if any(o in results for o in op.outputs) else self._constant(op, program)
+        left = program.operations[::-1]
+        while left:
+            op = left.pop()
+            taken = _branch(op, program)
+            if taken is not None:
+                left += taken[::-1]
+                continue
+            fixed = any(o in results for o in op.outputs)
+            found = {} if fixed else self._constant(op, program, made, units)
             program.constants |= found
             if not found:
                 kept.append(op)
+            made.update((o, op) for o in op.outputs if o)
+            units |= {(n, d) for n, _, d, _, keep in self._taken(op, made, program) if keep}
             self._size(op, program)
         program.operations = kept
 
-    def _constant(self, op: Operation, program: Program) -> dict[str, Any]:
+    def _constant(
+        self,
+        op: Operation,
+        program: Program,
+        made: Mapping[str, Operation],
+        units: set[tuple[str, int]],
+    ) -> dict[str, Any]:
+        """The results of an operation if they are known; `units`: axes of values that are 1."""
         inputs = op.args.get("inputs", [])
         if op.target == "onnx.Shape" and isinstance(inputs[0], Ref):
             sizes = self.sizes.get(inputs[0].name)
             if sizes is not None:
                 part = sizes[op.args.get("start") or 0 : op.args.get("end")]
                 return {op.outputs[0]: np.array(part, np.int64)}
+        shape = made.get(getattr(inputs[0], "name", "")) if inputs else None
+        if op.target == "onnx.Gather" and shape is not None and shape.target == "onnx.Shape":
+            index = _whole(program.constants, inputs[1])
+            of = shape.args["inputs"][0]
+            at = int(index.item()) if index is not None and index.size == 1 else -1
+            if isinstance(of, Ref) and (of.name, at) in units and not shape.args.get("start"):
+                return {op.outputs[0]: np.ones(np.shape(index), np.int64)}
         known = [r is None or r.name in program.constants for r in inputs]
         return self.evaluated(op, program.constants) if all(known) else {}
 
@@ -154,9 +183,9 @@ class OnnxDialect:
             sizes = _whole(table, inputs[1])
             n = self._axis(program, source, axis)[1]
             ones = sizes is not None and sizes.size == len(op.outputs) and bool(np.all(sizes == 1))
-            if not all(op.outputs) or not (ones or (inputs[1] is None and n == len(op.outputs))):
+            if not ones and (inputs[1] is not None or n != len(op.outputs)):
                 return []
-            return [(o, source, axis, i, True) for i, o in enumerate(op.outputs)]
+            return [(o, source, axis, i, True) for i, o in enumerate(op.outputs) if o]
         if op.target == "onnx.SequenceAt" and source in made:
             cut, index = made[source], _one(table, inputs[1])
             if cut.target != "onnx.SplitToSequence" or index is None:
@@ -242,6 +271,23 @@ class OnnxDialect:
         except FoldError:
             return {}
         return {n: r for n, r in zip(op.outputs, results, strict=True) if n}
+
+
+def _branch(op: Operation, program: Program) -> list[Operation] | None:
+    """What an If does whose condition is known, in its place."""
+    if op.target != "onnx.If":
+        return None
+    condition = program.constants.get(getattr(op.args["inputs"][0], "name", ""))
+    if not isinstance(condition, np.ndarray) or condition.size != 1:
+        return None
+    taken: Program = op.args["then_branch" if bool(condition.item()) else "else_branch"]
+    program.constants |= taken.constants
+    ends = [
+        replace(op, target="onnx.Identity", args={"inputs": [out]}, outputs=(name,))
+        for name, out in zip(op.outputs, taken.outputs, strict=True)
+        if name
+    ]
+    return [*taken.operations, *ends]
 
 
 def _whole(constants: Mapping[str, Any], ref: Any) -> Any:
