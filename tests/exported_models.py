@@ -89,15 +89,110 @@ def cell_step() -> nn.Module:
     return Fn(forward, g=nn.GRUCell(6, 5), o=nn.Linear(5, 3))
 
 
-def looped_gru_cell() -> nn.Module:
-    def forward(m: Any, x: Any) -> Any:
-        h, outs = torch.zeros(x.size(0), 5), []
-        for t in range(x.size(1)):
-            h = m.cell(x[:, t], h)
-            outs.append(h)
-        return torch.stack(outs, 1)
+def looped(
+    turn: Callable[[Any, Any, Any], Any], *sizes: int, dim: int = 1, **layers: nn.Module
+) -> nn.Module:
+    """A Python loop over frames; `turn` gives the states, the first of which is the output.
 
-    return Fn(forward, cell=nn.GRUCell(6, 5))
+    Args:
+        turn: of the module, a frame and the states.
+        sizes: of the states, which start from zeros.
+        dim: axis of time.
+        layers: of the module.
+    """
+
+    def forward(m: Any, x: Any, *given: Any) -> Any:
+        states = given or tuple(torch.zeros(x.size(1 - dim), n) for n in sizes)
+        outs = []
+        for t in range(x.size(dim)):
+            states = turn(m, x.select(dim, t), states)
+            outs.append(states[0])
+        return torch.stack(outs, dim)
+
+    return Fn(forward, **layers)
+
+
+def looped_gru_cell() -> nn.Module:
+    return looped(lambda m, x, s: (m.cell(x, s[0]),), 5, cell=nn.GRUCell(6, 5))
+
+
+def looped_lstm_cell(dim: int = 1) -> nn.Module:
+    return looped(lambda m, x, s: m.cell(x, s), 5, 5, dim=dim, cell=nn.LSTMCell(6, 5))
+
+
+def looped_rnn_cell(kind: str) -> nn.Module:
+    cell = nn.RNNCell(6, 5, nonlinearity=kind)
+    return looped(lambda m, x, s: (m.cell(x, s[0]),), 5, cell=cell)
+
+
+def looped_gates() -> nn.Module:
+    def cell(m: Any, x: Any, s: Any) -> Any:
+        z, r = torch.sigmoid(m.a(torch.cat([x, s[0]], -1))).chunk(2, -1)
+        n = torch.tanh(m.b(torch.cat([x, r * s[0]], -1)))
+        return (z * s[0] + (1 - z) * n,)
+
+    return looped(cell, 5, a=nn.Linear(11, 10), b=nn.Linear(11, 5))
+
+
+def looped_gates_of_products() -> nn.Module:
+    def cell(m: Any, x: Any, s: Any) -> Any:
+        i, f, g = (m.a(x) + m.b(s[0])).split(5, -1)
+        c = torch.sigmoid(f) * s[1] + torch.sigmoid(i) * torch.tanh(g)
+        return torch.tanh(c), c
+
+    return looped(cell, 5, 5, a=nn.Linear(6, 15), b=nn.Linear(5, 15, bias=False))
+
+
+def looped_cells() -> nn.Module:
+    def cell(m: Any, x: Any, s: Any) -> Any:
+        h = m.a(x, s[1])
+        y, c = m.b(h, (s[0], s[2]))
+        return y, h, c
+
+    return looped(cell, 4, 5, 4, a=nn.GRUCell(6, 5), b=nn.LSTMCell(5, 4))
+
+
+def looped_writes() -> nn.Module:
+    def forward(m: Any, x: Any) -> Any:
+        h, y = torch.zeros(1, 5), torch.zeros(1, x.size(1), 5)
+        for t, frame in enumerate(x.unbind(1)):
+            h = m.cell(frame, h)
+            y[:, t] = h
+        return m.o(y)
+
+    return Fn(forward, cell=nn.GRUCell(6, 5), o=nn.Linear(5, 3))
+
+
+def looped_twice() -> nn.Module:
+    """Loops after each other, a convolution before and attention after them."""
+
+    def forward(m: Any, x: Any) -> Any:
+        x = F.relu(m.c(F.pad(x.transpose(1, 2), (2, 0)))).transpose(1, 2)
+        for cell in (m.a, m.b):
+            h, outs = torch.zeros(1, 6), []
+            for t in range(x.size(1)):
+                h = cell(x[:, t], h)
+                outs.append(h.unsqueeze(1))
+            x = torch.cat(outs, 1)
+        n = x.shape[1]
+        mask = torch.ones(n, n, dtype=torch.bool).triu(1)
+        return x + m.s(x, x, x, attn_mask=mask, need_weights=False)[0]
+
+    return Fn(
+        forward, c=nn.Conv1d(6, 6, 3), a=nn.GRUCell(6, 6), b=nn.RNNCell(6, 6),
+        s=nn.MultiheadAttention(6, 2, batch_first=True),
+    )  # fmt: skip
+
+
+def moving_average() -> nn.Module:
+    def forward(m: Any, x: Any) -> Any:
+        mean, outs = 0, []
+        for t in range(x.size(1)):
+            mean = 0.9 * mean + 0.1 * x[:, t]
+            outs.append(x[:, t] - mean)
+        return m.o(torch.stack(outs, 1))
+
+    return Fn(forward, o=nn.Linear(6, 3))
 
 
 def tcn() -> nn.Module:
@@ -357,6 +452,7 @@ def einsum_of_three() -> nn.Module:
 
 
 C = (1, 6, 0)
+BOTH = ("older", "newer")
 
 # A model of a fixed length whose frames do not meet is read as one step, unless time is said.
 MODELS: dict[str, Written] = {
@@ -379,7 +475,26 @@ MODELS: dict[str, Written] = {
     "gru_step": Written(gru_step, states=((2, 1, 5),), step=True),
     "lstm_step": Written(lstm_step, (0, 1, 6), 0, ((2, 1, 5), (2, 1, 5)), step=True),
     "cell_step": Written(cell_step, (1, 6), 0, ((1, 5),), step=True),
-    "looped_gru_cell": Written(looped_gru_cell, unrolled=("older", "newer")),
+    "looped_gru_cell": Written(looped_gru_cell, unrolled=BOTH),
+    "looped_lstm_cell": Written(looped_lstm_cell, unrolled=BOTH),
+    "looped_rnn_cell": Written(lambda: looped_rnn_cell("tanh"), unrolled=BOTH),
+    "looped_relu_cell": Written(lambda: looped_rnn_cell("relu"), unrolled=BOTH),
+    "looped_gates": Written(looped_gates, unrolled=BOTH),
+    "looped_gates_of_products": Written(looped_gates_of_products, unrolled=BOTH),
+    "looped_cells": Written(looped_cells, unrolled=BOTH),
+    "looped_time_first": Written(lambda: looped_lstm_cell(0), (0, 1, 6), 0, unrolled=BOTH),
+    "looped_h0": Written(
+        looped_gru_cell, states=((1, 5),), options={"values": {"state0": 0}}, unrolled=BOTH
+    ),
+    "looped_h0_c0": Written(
+        looped_lstm_cell,
+        states=((1, 5), (1, 5)),
+        options={"values": {"state0": 0, "state1": 0}},
+        unrolled=BOTH,
+    ),
+    "looped_writes": Written(looped_writes, unrolled=BOTH),
+    "looped_twice": Written(looped_twice, options={"context": 24}, unrolled=BOTH),
+    "moving_average": Written(moving_average, unrolled=BOTH),
     "tcn": Written(tcn),
     "conv_gru": Written(conv_gru, C),
     "separable": Written(separable, C, 2),

@@ -80,7 +80,8 @@ def first_gap(whole: Side, chunk: Side, name_of: Callable[[str], str], length: i
         if whole.graph.types[whole.graph.outputs[i]].time is None:
             have = parts[-1].reshape(-1)
         else:
-            sizes, time = chunk.outputs[i]
+            # Only the reading over time knows which axis is time.
+            sizes, time = chunk.outputs[i][0], whole.outputs[i][1]
             if time is None:
                 continue
             blocks = [_from_file(p, sizes, time) for p in parts]
