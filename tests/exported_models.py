@@ -152,17 +152,6 @@ def looped_cells() -> nn.Module:
     return looped(cell, 4, 5, 4, a=nn.GRUCell(6, 5), b=nn.LSTMCell(5, 4))
 
 
-def looped_writes() -> nn.Module:
-    def forward(m: Any, x: Any) -> Any:
-        h, y = torch.zeros(1, 5), torch.zeros(1, x.size(1), 5)
-        for t, frame in enumerate(x.unbind(1)):
-            h = m.cell(frame, h)
-            y[:, t] = h
-        return m.o(y)
-
-    return Fn(forward, cell=nn.GRUCell(6, 5), o=nn.Linear(5, 3))
-
-
 def looped_twice() -> nn.Module:
     """Loops after each other, a convolution before and attention after them."""
 
@@ -492,7 +481,6 @@ MODELS: dict[str, Written] = {
         options={"values": {"state0": 0, "state1": 0}},
         unrolled=BOTH,
     ),
-    "looped_writes": Written(looped_writes, unrolled=BOTH),
     "looped_twice": Written(looped_twice, options={"context": 24}, unrolled=BOTH),
     "moving_average": Written(moving_average, unrolled=BOTH),
     "tcn": Written(tcn),

@@ -108,7 +108,7 @@ def squeezed(m: Any, x: Any) -> Any:
     x = F.relu(m.c(F.pad(x.transpose(1, 2), (2, 0)))).transpose(1, 2)
     h, outs = torch.zeros(1, 5), []
     for frame in x.split(1, 1):
-        h = m.cell(frame.squeeze(1), h)
+        h = torch.tanh(m.i(frame.squeeze(1)) + m.h(h))
         outs.append(h)
     return m.o(torch.stack(outs, 1))
 
@@ -123,7 +123,8 @@ FOUND = {
 
 def check_found(name: str, path: Path, newer: bool) -> None:
     torch.manual_seed(3)
-    module = gru(FOUND[name], o=nn.Linear(5, 3), c=nn.Conv1d(6, 6, 3))
+    o, i, h = nn.Linear(5, 3), nn.Linear(6, 5), nn.Linear(5, 5)
+    module = gru(FOUND[name], c=nn.Conv1d(6, 6, 3), o=o, i=i, h=h)
     made = read(export(path, module, torch.randn(1, 12, 6), newer=newer))
     assert made.mode == "stream"
     assert [n.op for n in made.graph.nodes].count("scan") == 1
@@ -336,6 +337,18 @@ def test_frames_that_are_only_put_together_are_no_loop(tmp_path: Path) -> None:
 CELLS = ("gru", "lstm", "rnn", "relu", "gates", "joined", "peep", "average")
 
 
+def cell_of(kind: str, size: int, hidden: int) -> nn.Module:
+    made: dict[str, Callable[[], nn.Module]] = {
+        "gru": lambda: nn.GRUCell(size, hidden),
+        "lstm": lambda: nn.LSTMCell(size, hidden),
+        "rnn": lambda: nn.RNNCell(size, hidden),
+        "relu": lambda: nn.RNNCell(size, hidden, nonlinearity="relu"),
+        "joined": lambda: nn.Linear(size + hidden, 2 * hidden),
+        "average": lambda: nn.Linear(size, hidden),
+    }
+    return made.get(kind, lambda: nn.Linear(size, 2 * hidden))()
+
+
 def drawn(r: random.Random) -> tuple[nn.Module, Any, int, bool]:
     """A module, an example, its axis of time, and whether it gives the last frame alone."""
     kind, width, hidden, length = (
@@ -353,15 +366,7 @@ def drawn(r: random.Random) -> tuple[nn.Module, Any, int, bool]:
     for k in range(loops):
         for n in range(layers):
             size = width if k == n == 0 else hidden
-            made: dict[str, Callable[[], nn.Module]] = {
-                "gru": lambda: nn.GRUCell(size, hidden),
-                "lstm": lambda: nn.LSTMCell(size, hidden),
-                "rnn": lambda: nn.RNNCell(size, hidden),
-                "relu": lambda: nn.RNNCell(size, hidden, nonlinearity="relu"),
-                "joined": lambda: nn.Linear(size + hidden, 2 * hidden),
-                "average": lambda: nn.Linear(size, hidden),
-            }
-            m[f"c{k}{n}"] = made.get(kind, lambda: nn.Linear(size, 2 * hidden))()
+            m[f"c{k}{n}"] = cell_of(kind, size, hidden)
             m[f"u{k}{n}"] = nn.Linear(hidden, 2 * hidden, bias=r.random() < 0.5)
             begin[f"c{k}{n}"] = [0.5 * torch.randn(1, hidden) for _ in range(1 + two)]
 

@@ -244,7 +244,6 @@ class Lowering:
             _refuse(args)
             return LOOPS[kind](self, op, args, attrs)
         if kind == LOOP:
-            _refuse(args)
             return run_rolled(self, attrs["loop"])
         if any(isinstance(a, Counter) for a in args):
             return Counter.operate(self, kind, args, attrs)

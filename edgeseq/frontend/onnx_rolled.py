@@ -14,6 +14,7 @@ import numpy as np
 from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, size_of
 from edgeseq.frontend.build import views
 from edgeseq.frontend.onnx_loops import body_input, nested, run_body
+from edgeseq.frontend.past import refuse_scores
 from edgeseq.frontend.program import refs_of
 from edgeseq.frontend.rolled import Collected, Loop
 from edgeseq.ir import Graph, Type
@@ -74,6 +75,8 @@ def _written_out(low: Lowering, loop: Loop) -> list[Any]:
 def _recurrence(low: Lowering, loop: Loop, sources: list[tuple[Value, int]]) -> list[Any]:
     if loop.reverse and any(c.kind == "last" for c in loop.collected):
         raise LayoutError("gives the last state of a loop that runs backward", "use its outputs")
+    for x, _ in sources:
+        refuse_scores(x)
     starts = [_start(low, loop, k) for k in range(len(loop.initial))]
     for _ in range(3):
         inner, made, outs = _turn(low, loop, sources, starts)
