@@ -68,6 +68,8 @@ class Context:
         zeros: values of every frame that are zero, by what they were made of and shape.
         unlimited: attention was met that looks back without end, and `context` is not stated.
         cuts: sequences whose last frames were cut off, by name: the whole, and how many.
+        framed: tensors whose frames a view lays out, by name, axes, order and which axis: with
+            these frames.
         frames: of the example's sequences where the length is open, a size that the model holds
             nowhere else; 0: sizes say nothing of time.
     """
@@ -83,6 +85,7 @@ class Context:
         self.zeros: dict[tuple[str, tuple[int, ...]], str] = {}
         self.unlimited = False
         self.cuts: dict[str, tuple[Value, int]] = {}
+        self.framed: dict[tuple[str, Axes, tuple[int, ...] | None, int], Value] = {}
         self.op = Operation("", {}, ())
         self.most_frame = MAX_FRAME
         self._consts: dict[tuple[tuple[int, ...], bytes], str] = {}
@@ -307,6 +310,9 @@ class Context:
                 self.charge(0)
                 out = self.graph.add_node(op, [a.name, b.name], name=self.name(suffix), **attrs)
                 return replace(a, name=out)
+            from edgeseq.frontend.build.rates import at_one_rate
+
+            a, b = at_one_rate(self, [a, b])
             a, b = self._aligned(self.natural(a), self.natural(b))
             y = self.emit(op, [a.name, b.name], a.axes, suffix=suffix, **attrs)
             return replace(y, keys=keys, extra=a.extra)

@@ -20,6 +20,7 @@ import numpy as np
 from edgeseq.errors import GraphError, ModelError, Problem, UnsupportedError, UsageError
 from edgeseq.frontend import lowerings
 from edgeseq.frontend.axes import LayoutError, Value
+from edgeseq.frontend.build.rates import framed
 from edgeseq.frontend.context import LOWER, AxisConflict
 from edgeseq.frontend.interpret import DAMAGED, Lost, Lowering
 from edgeseq.frontend.options import ImportOptions
@@ -279,7 +280,7 @@ class _Run:
                 if not isinstance(value, Value):
                     raise LayoutError("does not depend on the input", "do not return it")
                 refuse_scores(value)
-                value = low.c.real(value)
+                value = low.c.real(framed(low.c, value))
                 layout = value.layout
                 if "?" in layout:
                     raise LayoutError(

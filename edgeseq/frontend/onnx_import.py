@@ -18,6 +18,7 @@ import numpy as np
 
 from edgeseq.errors import GraphError, ModelError, Problem, UnsupportedError, UsageError
 from edgeseq.frontend.axes import LayoutError, Value
+from edgeseq.frontend.build.rates import framed
 from edgeseq.frontend.onnx_axes import Layout, layouts, open_sizes
 from edgeseq.frontend.onnx_chunks import Side, first_gap
 from edgeseq.frontend.onnx_file import read_onnx
@@ -342,7 +343,11 @@ def _lowered(
                 and "T" not in (a.label for axis in value.axes for a in axis)
             ):
                 raise LayoutError("has no axis for its frames", "give time an axis of its own")
-            value = low.c.real(value)
+            value = low.c.real(framed(low.c, low.c.real(value), must=False))
+            if any(a.label == "T" for axis in value.axes for a in axis[1:]):
+                raise LayoutError(
+                    "merges time into an axis behind features", "return it with axes of their own"
+                )
             if label in state_outputs and mode != "stream":
                 _carry(low, graph, state_outputs[label], value, plans)
                 if not answers:

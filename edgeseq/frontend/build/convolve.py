@@ -10,6 +10,7 @@ import numpy as np
 
 from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, describe, size_of
 from edgeseq.frontend.build.arith import where
+from edgeseq.frontend.build.rates import framed
 from edgeseq.frontend.build.reduce import extreme
 from edgeseq.frontend.build.views import permute, slice_axis
 from edgeseq.frontend.context import Array, Context
@@ -252,6 +253,7 @@ def conv(c: Context, v: Value, w: Array, bias: Array | None, s: Sliding, groups:
         LayoutError: shapes that do not fit, or padding that a stream cannot have.
     """
     w = np.asarray(w, np.float64)
+    v = framed(c, v, range(2, len(v.axes)))
     channels = size_of(v.axes[1])
     if w.ndim != len(s.kernel) + 2 or list(w.shape[2:]) != s.kernel:
         raise LayoutError(f"has weights of {list(w.shape)} for a kernel of {s.kernel}")
@@ -315,6 +317,7 @@ def _depthwise(
 
 def taps(c: Context, v: Value, s: Sliding) -> Value:
     """What the kernel reads of [N, C, positions...] at each: [N, C, taps..., positions...]."""
+    v = framed(c, v, range(2, len(v.axes)))
     rank, channels = len(s.kernel), v.axes[1]
     v, at, spatial = _windows(c, v, s)
     # [N, C, positions..., taps...] to positions last
@@ -347,6 +350,7 @@ def frames_of_time(
 
 def max_pool(c: Context, v: Value, s: Sliding) -> Value:
     """The greatest of each window of [N, C, positions...]; padding of the pool never wins."""
+    v = framed(c, v, range(2, len(v.axes)))
     rank = len(s.kernel)
     times = [i for i in range(rank) if v.kind(2 + i) == "T"]
     short = bool(times) and s.pads[times[0]] != (0, 0)  # the first windows reach over fewer frames
@@ -412,6 +416,7 @@ def _frames_there(c: Context, v: Value, i: int, s: Sliding) -> list[Value]:
 
 def avg_pool(c: Context, v: Value, s: Sliding, *, count_pads: bool) -> Value:
     """The mean of each window; with `count_pads` padding counts as zeros."""
+    v = framed(c, v, range(2, len(v.axes)))
     channels, taps = size_of(v.axes[1]), math.prod(s.kernel)
     batch: Axes = (v.axes[0],)
     rank = len(s.kernel)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, describe, size_of
+from edgeseq.frontend.build.rates import framed_axis, is_laid_out
 from edgeseq.frontend.build.views import expand, permute, reshape, squeeze, unsqueeze
 from edgeseq.frontend.context import Array, Context
 from edgeseq.frontend.past import FAR, future_of_two, refuse_future, refuse_scores
@@ -103,7 +104,9 @@ def _of_values(c: Context, a: Value, b: Value) -> Value:
     a = unsqueeze(c, a, range(rank - len(a.axes))) if len(a.axes) < rank else c.whole(a)
     b = unsqueeze(c, b, range(rank - len(b.axes))) if len(b.axes) < rank else c.whole(b)
     if a.keys:
-        return _weighted_past(c, a, b)
+        return _weighted_past(c, a, framed_axis(c, b, -2))
+    if is_laid_out(a.axes[-2]) and is_laid_out(b.axes[-1]):
+        a, b = framed_axis(c, a, -2), framed_axis(c, b, -1)
     if a.kind(-2) == "T" and b.kind(-1) == "T":
         return _scores(c, a, b)
     swap = [*range(rank - 2), rank - 1, rank - 2]
@@ -218,6 +221,8 @@ def attention(
         causal: frames attend to themselves and earlier ones only.
     """
     factor = 1.0 / math.sqrt(size_of(q.axes[-1])) if scale is None else scale
+    if is_laid_out(q.axes[-2]) or is_laid_out(k.axes[-2]):
+        q, k, v = (framed_axis(c, t, -2) for t in (q, k, v))
     streaming = q.kind(-2) == "T" and k.kind(-2) == "T"
     if streaming and mask is None and not causal:
         raise LayoutError(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, describe, size_of
+from edgeseq.frontend.build.rates import framed_axis
 from edgeseq.frontend.build.views import concat, permute, unsqueeze
 from edgeseq.frontend.context import Array, AxisConflict, Context
 from edgeseq.ir import Graph
@@ -87,6 +88,7 @@ def run_layer(
     """
     if len(x.axes) != 3:
         raise LayoutError(f"runs over {describe(x.axes)}", "pass [time, batch, features]")
+    x = framed_axis(c, x, 0)
     wanted = list(final) if final is not None else [True] * len(d.initial)
     kinds = x.kind(0), x.kind(1)
     if kinds == ("B", "T"):

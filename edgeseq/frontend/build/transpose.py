@@ -10,7 +10,8 @@ import numpy as np
 
 from edgeseq.frontend.axes import Atom, Axes, Axis, LayoutError, Value, describe, size_of
 from edgeseq.frontend.build.convolve import Sliding, conv
-from edgeseq.frontend.build.views import interleave, permute, slice_axis
+from edgeseq.frontend.build.rates import framed, interleave
+from edgeseq.frontend.build.views import permute, slice_axis
 from edgeseq.frontend.context import Array, Context
 from edgeseq.frontend.move import grid, place
 
@@ -35,6 +36,7 @@ def conv_transpose(
     w = np.asarray(w, np.float64)
     rank = len(s.kernel)
     more = list(output_padding or [0] * rank)
+    v = framed(c, v, range(2, len(v.axes)))
     if any(v.kind(2 + i) == "mixed" for i in range(rank)):
         raise LayoutError(
             f"slides along an axis of {describe(v.axes)} that mixes time with features",

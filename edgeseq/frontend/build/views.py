@@ -20,6 +20,7 @@ from edgeseq.frontend.axes import (
     regroup,
     size_of,
 )
+from edgeseq.frontend.build.rates import at_one_rate, framed, framed_axis, grouped
 from edgeseq.frontend.context import Array, Context
 from edgeseq.frontend.move import grid, joined, moved
 from edgeseq.frontend.past import file_sizes, refuse_scores
@@ -28,12 +29,10 @@ __all__ = [
     "concat",
     "expand",
     "flip",
-    "interleave",
     "last_frame",
     "over_time",
     "pad",
     "permute",
-    "repeat_frames",
     "reshape",
     "resolve_sizes",
     "select",
@@ -80,73 +79,17 @@ def reshape(c: Context, v: Value, sizes: Sequence[int]) -> Value:
     sizes = resolve_sizes(v.sizes, sizes)
     if tuple(sizes) == v.sizes:
         return v
-    v = _grouped(c, v, sizes)
-    axes = regroup(v.axes, sizes)
+    v = grouped(c, v, sizes)
+    try:
+        axes = regroup(v.axes, sizes)
+    except LayoutError:
+        seen = framed(c, v, must=False)  # groups of frames that a view lays out
+        if seen is v:
+            raise
+        return reshape(c, seen, sizes)
     if v.frame and math.prod(v.frame) == 1 and axes and not axes[-1]:
         axes = (*axes[:-1], (Atom("F", 1),))  # a frame of one feature stays [1]
     return c.view(v, axes)
-
-
-def _grouped(c: Context, v: Value, sizes: Sequence[int]) -> Value:
-    """Frames taken in groups, where a view asks for that: [T, F] seen as [T / k, k F].
-
-    Returns:
-        The tensor with an axis of k after that of time; `v` itself where no group is asked for.
-    """
-    times = [d for d in range(len(v.axes)) if v.kind(d) == "T"]
-    if len(times) != 1 or math.prod(sizes) != math.prod(v.sizes):
-        return v
-    (d,) = times
-    n, before = size_of(v.axes[d]), math.prod(v.sizes[:d])
-    ends = [math.prod(sizes[:i]) for i in range(len(sizes))]
-    frames = next((m for m, e in zip(sizes, ends, strict=True) if e == before and m > 1), n)
-    if frames >= n or n % frames or (d + 1 == len(v.axes) and before * frames == math.prod(sizes)):
-        return v
-    k = n // frames
-    v = c.natural(v)
-    out = c.graph.add_node(
-        "window", [v.name], name=c.name("group"), length=k, ahead=k - 1, cut=k - 1
-    )
-    out = c.graph.add_node("decimate", [out], name=c.name("every"), factor=k)
-    axes = (*v.axes[:d], (Atom("T", frames),), (Atom("F", k),), *v.axes[d + 1 :])
-    # The frames of a group come first; they belong right after time.
-    held = Value(out, ((Atom("F", k),), *v.axes[:d], (Atom("T", frames),), *v.axes[d + 1 :]))
-    held = permute(c, held, [*range(1, d + 2), 0, *range(d + 2, len(axes))])
-    return c.natural(held)
-
-
-def interleave(c: Context, v: Value, dim: int) -> Value:
-    """Frames of several, one after another: axis 0 of `v`, [k, ...], moves into time, axis `dim`.
-
-    Returns:
-        The tensor without axis 0; its sequence is k times as long.
-
-    Raises:
-        LayoutError: a step would make more frames than it takes.
-    """
-    v = c.natural(c.whole(v))
-    k, n = size_of(v.axes[0]), size_of(v.axes[dim])
-    time = c.graph.types[v.name].time
-    if time is None or time.period % k:
-        raise LayoutError(
-            f"makes {k} frames of one, more than come in",
-            "keep them as an axis of the frame and lay them out after the model, or compile in "
-            "window mode (--window N --hop N)",
-        )
-    out = c.graph.add_node("interleave", [v.name], name=c.name("frames"))
-    axes = [*v.axes[1:dim], (Atom("T", n * k),), *v.axes[dim + 1 :]]
-    return Value(out, tuple(axes))
-
-
-def repeat_frames(c: Context, v: Value, dim: int, k: int) -> Value:
-    """Every frame k times: nearest-neighbour interpolation over time, axis `dim`."""
-    v = c.natural(c.whole(v))
-    shape = v.frame
-    name = c.graph.add_node(
-        "strided", [v.name], name=c.name("repeat"), shape=(k, *shape),
-        strides=(0, *(math.prod(shape[i + 1 :]) for i in range(len(shape)))), offset=0,
-    )  # fmt: skip
-    return interleave(c, Value(name, ((Atom("F", k),), *v.axes)), dim + 1)
 
 
 def unsqueeze(c: Context, v: Value, dims: Sequence[int]) -> Value:
@@ -342,6 +285,8 @@ def slice_axis(
     n = size_of(v.axes[d])
     if step == 0:
         raise LayoutError("takes elements in steps of 0")
+    if len(range(*slice(start, stop, step).indices(n))) < n:
+        v = framed_axis(c, v, d)
     kind = v.kind(d)
     end = TO_THE_END if stop is None else stop
     if kind == "T" and step > 0:
@@ -377,6 +322,7 @@ def select(c: Context, v: Value, dim: int, index: int) -> Value:
     if v.pieces is not None and d == 0:
         name = c.piece(v, index % n)
         return c.view(Value(name, v.axes[1:]), v.axes[1:])
+    v = framed_axis(c, v, d)
     if v.kind(d) == "T":
         if index == n - 1 and n > 1:
             raise LayoutError(
@@ -401,6 +347,8 @@ def take(c: Context, v: Value, dim: int, index: Array) -> Value:
     index = np.asarray(index, np.int64)
     if index.size and (index.min() < -n or index.max() >= n):
         raise LayoutError(f"takes elements {int(index.min())}..{int(index.max())} of {n}")
+    if index.size == 1:
+        v = framed_axis(c, v, d)
     if index.ndim == 0:
         return select(c, v, d, int(index) if v.kind(d) == "T" else int(index) % n)
     if v.kind(d) == "T" and index.size == 1 and int(index.reshape(-1)[0]) == -1:
@@ -482,16 +430,16 @@ def concat(c: Context, tensors: Sequence[Any], dim: int) -> Value:
     d = moving[0].axis(dim)
     if any(len(t.axes) > d and t.kind(d) in ("T", "mixed") for t in moving):
         return _join_time(c, tensors, d)
+    moving = at_one_rate(c, [c.real(v) for v in moving])
+    if len(moving) < len(tensors):  # a constant is alike in every frame
+        moving = [framed(c, v, [i for i in range(len(v.axes)) if i != d]) for v in moving]
+    first, left = moving[0], iter(moving)
     values: list[Value] = []
     for t in tensors:
         if isinstance(t, Value):
-            values.append(c.real(t))
-            continue
-        array = np.asarray(t)
-        if array.size == 0:
-            continue
-        values.append(_constant_value(c, array, moving[0], d))
-    first = c.real(moving[0])
+            values.append(next(left))
+        elif (array := np.asarray(t)).size:
+            values.append(_constant_value(c, array, first, d))
     for v in values:
         if v.kind(d) not in "F1":
             word = {"T": "time", "B": "the batch"}.get(v.kind(d), "a mixed axis")
@@ -545,6 +493,7 @@ def stack(c: Context, tensors: Sequence[Any], dim: int) -> Value:
 def _pad_time(c: Context, v: Value, d: int, front: int, back: int) -> Value:
     if v.extra:
         v = c.whole(v)
+    v = framed_axis(c, v, d)
     axis = v.axes[d]
     if len(axis) != 1:
         raise LayoutError(f"pads time in {describe(v.axes)}", "undo the view first")

@@ -12,6 +12,7 @@ import numpy as np
 from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, describe, size_of
 from edgeseq.frontend.build import arith, products, reduce, views
 from edgeseq.frontend.build.elements import take_along
+from edgeseq.frontend.build.rates import is_laid_out
 from edgeseq.frontend.context import Array, Context, lowers
 from edgeseq.frontend.move import grid, moved, place
 from edgeseq.frontend.past import file_sizes
@@ -47,7 +48,7 @@ def _slice(
         end = (start or 0) + length
     if end is not None and end >= views.TO_THE_END:
         end = None
-    if self.kind(d) == "T":
+    if self.kind(d) == "T" or is_laid_out(self.axes[d]):
         return _slice_time(c, self, d, start, end, step)
     return views.slice_axis(c, self, d, start, end, step)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgeseq.frontend.axes import LayoutError, Value, describe, size_of
-from edgeseq.frontend.build import convolve, views
+from edgeseq.frontend.build import convolve, rates, resize, views
 from edgeseq.frontend.build.convolve import Sliding
 from edgeseq.frontend.context import Context, lowers
 from edgeseq.frontend.move import grid, moved
@@ -148,8 +148,9 @@ def _repeat_interleave(
         self, dim = views.reshape(c, self, [-1]), 0
     d = self.axis(dim)
     times = np.asarray(repeats)
+    self = rates.framed_axis(c, self, d)
     if self.kind(d) == "T" and times.size == 1 and times.item() > 1:
-        return views.repeat_frames(c, self, d, int(times.item()))
+        return rates.repeat_frames(c, self, d, int(times.item()))
     index = np.repeat(np.arange(size_of(self.axes[d])), times)
     return views.take(c, self, d, index)
 
@@ -204,8 +205,9 @@ def _as_strided(
 @lowers("unfold", "unfold_copy")
 def _unfold(c: Context, self: Value, dimension: int, size: int, step: int) -> Value:
     """Overlapping pieces of an axis, as a new last axis."""
-    d = self.axis(dimension)
-    n = size_of(self.axes[d])
+    v = rates.framed_axis(c, self, dimension)
+    d = v.axis(dimension)
+    n = size_of(v.axes[d])
     if not 1 <= size <= n or step < 1:
         raise LayoutError(f"takes pieces of {size} of an axis of {n}")
     if self.kind(d) == "T":
@@ -247,28 +249,37 @@ def _im2col(
     return views.squeeze(c, y, [0]) if added else y
 
 
-@lowers("pixel_shuffle", "pixel_unshuffle", "channel_shuffle")
-def _shuffle(
-    c: Context, self: Value, upscale_factor: int = 1, downscale_factor: int = 1, groups: int = 1
-) -> Value:
+@lowers("channel_shuffle")
+def _channel_shuffle(c: Context, self: Value, groups: int = 1) -> Value:
     v = c.whole(self)
     at = grid(v)
     n, ch, *rest = at.shape
-    if any(v.kind(d) not in "F1" for d in range(1, len(v.axes))) and c.op.base != "channel_shuffle":
-        raise LayoutError(f"moves channels of {describe(v.axes)} to positions")
-    if c.op.base == "channel_shuffle":
-        at = at.reshape(n, groups, ch // groups, *rest).swapaxes(1, 2).reshape(n, ch, *rest)
-        return moved(c, v, at, range(len(v.axes)), "shuffle")
-    h, w = rest
-    if c.op.base == "pixel_shuffle":
-        r = upscale_factor
-        at = at.reshape(n, ch // r**2, r, r, h, w).transpose(0, 1, 4, 2, 5, 3)
-        at = at.reshape(n, ch // r**2, h * r, w * r)
-    else:
-        r = downscale_factor
-        at = at.reshape(n, ch, h // r, r, w // r, r).transpose(0, 1, 3, 5, 2, 4)
-        at = at.reshape(n, ch * r**2, h // r, w // r)
-    return moved(c, v, at, [0, None, None, None], "shuffle")
+    at = at.reshape(n, groups, ch // groups, *rest).swapaxes(1, 2).reshape(n, ch, *rest)
+    return moved(c, v, at, range(len(v.axes)), "shuffle")
+
+
+@lowers("pixel_shuffle")
+def _pixel_shuffle(c: Context, self: Value, upscale_factor: int) -> Value:
+    return resize.depth_to_space(c, self, upscale_factor)
+
+
+@lowers("pixel_unshuffle")
+def _pixel_unshuffle(c: Context, self: Value, downscale_factor: int) -> Value:
+    return resize.space_to_depth(c, self, downscale_factor)
+
+
+def _resized(
+    v: Value, output_size: Any, scale_factors: Any, scales: Sequence[Any]
+) -> list[tuple[int, float]]:
+    """New size of each axis after the first two, and old elements per new one."""
+    have = v.sizes[2:]
+    given = list(scale_factors or scales)
+    factors = given[: len(have)] + [None] * (len(have) - len(given))
+    sizes = output_size or [int(n * s) for n, s in zip(have, factors, strict=True)]
+    return [
+        (int(m), n / int(m) if s is None else 1.0 / float(s))
+        for n, m, s in zip(have, sizes, factors, strict=True)
+    ]
 
 
 @lowers("upsample_nearest1d", "upsample_nearest2d", "_upsample_nearest_exact1d",
@@ -277,30 +288,32 @@ def _upsample(
     c: Context, self: Any = None, input: Any = None, output_size: Any = None,
     scale_factors: Any = None, scales: Any = None, scales_h: Any = None, scales_w: Any = None,
 ) -> Value:  # fmt: skip
-    """Nearest neighbours along axes of a frame: element i is that at floor(i / factor)."""
+    """Nearest neighbours: element i is that at floor(i / factor), by the factor that was given."""
     v = c.whole(self if self is not None else input)
-    rank = len(v.axes) - 2
-    have = v.sizes[2:]
-    factors = scale_factors if scale_factors is not None else [scales, scales_h, scales_w]
-    factors = [s for s in factors if s is not None] or [None] * rank
-    if output_size is None:
-        output_size = [int(n * s) for n, s in zip(have, factors, strict=True)]
-    shift = 0.5 if "exact" in c.op.base else 0.0
-    at = grid(v)
-    for i in range(rank):
-        n, m = have[i], int(output_size[i])
-        # In float32, and by the factor that was given rather than by that of the sizes.
-        by = np.float32(1.0 / factors[i] if factors[i] else n / m)
-        reads = ((np.arange(m, dtype=np.float32) + np.float32(shift)) * by).astype(int)
-        reads = reads.clip(0, n - 1)
-        if np.array_equal(reads, np.arange(n)):
+    axes = [scales] if len(v.axes) == 3 else [scales_h, scales_w]
+    shift = np.float32(0.5 if "exact" in c.op.base else 0.0)
+    for d, (m, step) in enumerate(_resized(v, output_size, scale_factors, axes), 2):
+        n = size_of(v.axes[d])
+        places = (np.arange(m, dtype=np.float32) + shift) * np.float32(step)  # as torch counts
+        index = places.astype(int).clip(0, n - 1)
+        if not np.array_equal(index, np.arange(n)):
+            v = resize.nearest(c, v, d, index)
+    return v
+
+
+@lowers("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d")
+def _upsample_linear(
+    c: Context, self: Any = None, input: Any = None, output_size: Any = None,
+    align_corners: bool = False, scale_factors: Any = None, scales: Any = None,
+    scales_d: Any = None, scales_h: Any = None, scales_w: Any = None,
+) -> Value:  # fmt: skip
+    """Linear along every axis, one after another."""
+    v = c.whole(self if self is not None else input)
+    axes = [[scales], [scales_h, scales_w], [scales_d, scales_h, scales_w]][len(v.axes) - 3]
+    for d, (m, step) in enumerate(_resized(v, output_size, scale_factors, axes), 2):
+        n, i = size_of(v.axes[d]), np.arange(m, dtype=float)
+        if n == m and (step == 1.0 or align_corners):
             continue
-        if v.kind(2 + i) == "T" and np.array_equal(reads, np.arange(m) // max(m // n, 1)):
-            moved_so_far = moved(c, v, at, range(len(v.axes)), "resize")
-            v = views.repeat_frames(c, moved_so_far, 2 + i, m // n)
-            at = grid(v)
-            continue
-        if v.kind(2 + i) not in "F1":
-            raise LayoutError("resizes time or the batch", "resize time by a whole factor")
-        at = np.take(at, reads, axis=2 + i)
-    return moved(c, v, at, range(len(v.axes)), "resize")
+        places = i * (n - 1) / max(m - 1, 1) if align_corners else (i + 0.5) * step - 0.5
+        v = resize.linear(c, v, d, places)
+    return v

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from edgeseq.frontend.axes import Atom, LayoutError, Value, describe, size_of
-from edgeseq.frontend.build import products, views
+from edgeseq.frontend.build import resize, views
 from edgeseq.frontend.build.elements import take_along
 from edgeseq.frontend.context import Context
-from edgeseq.frontend.move import Index, grid, moved, place
+from edgeseq.frontend.move import grid, moved, place
 from edgeseq.frontend.onnx_registry import Inputs, constant, ints, number, onnx
 
 
@@ -149,7 +149,11 @@ def _gather_elements(c: Context, x: Inputs, axis: int = 0, **_: Any) -> Value:
 def _gather_nd(c: Context, x: Inputs, batch_dims: int = 0, **_: Any) -> Value:
     v, index = c.whole(x[0]), constant(x[1], "index").astype(np.int64)
     if batch_dims or any(v.kind(d) in ("T", "mixed") for d in range(index.shape[-1])):
-        raise LayoutError("looks up frames by number")
+        raise LayoutError(
+            "looks up frames by number",
+            "an interpolation over time that the exporter took apart: export it by "
+            "torch.onnx.export(dynamo=False), or compile the .pt2 file",
+        )
     at = grid(v)
     k = index.shape[-1]
     picked = at[tuple(index[..., i] for i in range(k))]
@@ -250,36 +254,18 @@ def _pad(c: Context, x: Inputs, mode: str = "constant", **_: Any) -> Value:
     return views.pad(c, v, pairs, mode, fill or 0.0)
 
 
-def _image(c: Context, x: Value) -> tuple[Value, Index]:
-    """[batch, channels, rows, columns] within a frame, and the numbers of its elements."""
-    v = c.whole(x)
-    if any(v.kind(d) not in "F1" for d in (1, 2, 3)):
-        raise LayoutError(f"moves depth of {describe(v.axes)}")
-    return v, grid(v)
-
-
 @onnx("DepthToSpace")
 def _depth_to_space(
     c: Context, x: Inputs, blocksize: int = 1, mode: str = "DCR", **_: Any
 ) -> Value:
-    v, at = _image(c, x[0])
-    (n, ch, h, w), b = at.shape, blocksize
-    if mode == "DCR":
-        at = at.reshape(n, b, b, ch // b**2, h, w).transpose(0, 3, 4, 1, 5, 2)
-    else:
-        at = at.reshape(n, ch // b**2, b, b, h, w).transpose(0, 1, 4, 2, 5, 3)
-    return moved(c, v, at.reshape(n, ch // b**2, h * b, w * b), [0, None, None, None], "depth")
+    return resize.depth_to_space(c, x[0], blocksize, channels_first=mode == "CRD")
 
 
 @onnx("SpaceToDepth")
 def _space_to_depth(
     c: Context, x: Inputs, blocksize: int = 1, mode: str = "DCR", **_: Any
 ) -> Value:
-    v, at = _image(c, x[0])
-    (n, ch, h, w), b = at.shape, blocksize
-    order = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
-    at = at.reshape(n, ch, h // b, b, w // b, b).transpose(order)
-    return moved(c, v, at.reshape(n, ch * b * b, h // b, w // b), [0, None, None, None], "depth")
+    return resize.space_to_depth(c, x[0], blocksize, channels_first=mode == "CRD")
 
 
 @onnx("ReverseSequence")
@@ -315,27 +301,11 @@ def _resize(c: Context, x: Inputs, mode: str = "nearest", **attrs: Any) -> Value
     for d, (n, m) in enumerate(zip(have, sizes, strict=True)):
         if n == m and (scales is None or float(scales[d]) == 1.0):
             continue
-        place = _positions(n, m, m / n if scales is None else float(scales[d]), transform)
-        index = _nearest(place, n, rounding) if mode == "nearest" else None
-        repeats = index is not None and m % n == 0 and np.all(index == np.arange(m) // (m // n))
-        if v.kind(d) == "T" and repeats:
-            y = views.repeat_frames(c, y, d, m // n)
-        elif v.kind(d) not in "F1":
-            raise LayoutError(
-                "resizes time or the batch", "repeat every frame a whole number of times"
-            )
-        elif index is not None:
-            y = moved(c, y, np.take(grid(y), index, axis=d), range(len(have)), "resize")
+        places = _positions(n, m, m / n if scales is None else float(scales[d]), transform)
+        if mode == "nearest":
+            y = resize.nearest(c, y, d, _nearest(places, n, rounding))
         elif mode == "linear":
-            low = np.clip(np.floor(place), 0, n - 1).astype(int)
-            high = np.minimum(low + 1, n - 1)
-            part = np.clip(place, 0, n - 1) - low
-            matrix = np.zeros((m, n))
-            np.add.at(matrix, (np.arange(m), low), 1.0 - part)
-            np.add.at(matrix, (np.arange(m), high), part)
-            last = [*(i for i in range(len(have)) if i != d), d]
-            turned = products.linear(c, views.permute(c, y, last), matrix)
-            y = views.permute(c, turned, [int(i) for i in np.argsort(last)])
+            y = resize.linear(c, y, d, places)
         else:
             raise LayoutError(f"resizes in mode {mode!r}", "use nearest or linear")
     return y
