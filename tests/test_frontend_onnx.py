@@ -438,18 +438,31 @@ def test_loops_are_recurrences(loop: bool, tmp_path: Path) -> None:
     assert np.abs(Interpreter(step).sequence(x[None])[0][0] - want).max() < 1e-5
 
 
+@pytest.mark.parametrize("exclusive", [0, 1])
+@pytest.mark.parametrize("reverse", [0, 1])
+def test_sums_of_the_features_so_far(exclusive: int, reverse: int, tmp_path: Path) -> None:
+    def model(n: Net) -> str:
+        x = n.input("x", ["batch", "time", 4])
+        return n.op("CumSum", x, n.const(-1, np.int64), exclusive=exclusive, reverse=reverse)
+
+    path = built(model, tmp_path)
+    step = to_step(import_onnx(path, name="m", options=ImportOptions()).graph)
+    x = np.random.default_rng(0).normal(size=(1, 6, 4)).astype(np.float32)
+    assert np.abs(Interpreter(step).sequence(x)[0][0] - run(path, x=x)["y"]).max() < 1e-5
+
+
 def test_every_problem_is_listed(tmp_path: Path) -> None:
     def model(n: Net) -> str:
         x = n.input("x", ["batch", "time", 4])
         a = n.op("ArgMax", x, axis=-1)
         b = n.op("Cast", a, to=TensorProto.FLOAT)
-        c = n.op("CumSum", x, n.const(2, np.int64))
+        c = n.op("Mod", x, n.const(2.0), fmod=1)
         return n.op("Add", b, n.op("Round", c))
 
     path = built(model, tmp_path)
     with pytest.raises(UnsupportedError) as e:
         import_onnx(path, name="m", options=ImportOptions())
-    assert {p[0] for p in e.value.problems} == {"ArgMax", "CumSum"}
+    assert {p[0] for p in e.value.problems} == {"ArgMax", "Mod"}
     assert all(len(p) == 4 and p[1] and p[2] for p in e.value.problems)
 
 

@@ -56,7 +56,6 @@ _ONNX: dict[str, tuple[str, str]] = {
     "Floor": ("rounds", "quantisation is done after import"),
     "Ceil": ("rounds", "quantisation is done after import"),
     "Mod": ("takes a remainder", "use a table of your own before the model"),
-    "CumSum": ("sums over time or features so far", "use a recurrent layer, or a matrix of ones"),
     "DFT": ("is a Fourier transform", "use a convolution with a fixed basis"),
     "STFT": ("is a Fourier transform", "use a convolution with a fixed basis"),
     "DynamicQuantizeLinear": (

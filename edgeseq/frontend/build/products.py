@@ -15,7 +15,7 @@ from edgeseq.frontend.build.views import expand, permute, reshape, squeeze, unsq
 from edgeseq.frontend.context import Array, Context
 from edgeseq.frontend.past import FAR, future_of_two, refuse_future, refuse_scores
 
-__all__ = ["attention", "einsum", "linear", "masked", "matmul", "scaled"]
+__all__ = ["attention", "einsum", "linear", "masked", "matmul", "running_sum", "scaled"]
 
 
 def linear(c: Context, v: Value, w: Array, bias: Array | None = None, suffix: str = "") -> Value:
@@ -274,6 +274,31 @@ def scaled(c: Context, a: Any, b: Any) -> Value:
             if array.ndim > 1 and array.shape[-1] > 1:
                 return _banded(c, scores, array, "mul")
     return c.binary("mul", a, b)
+
+
+def running_sum(
+    c: Context, v: Value, dim: int, *, exclusive: bool = False, reverse: bool = False
+) -> Value:
+    """Sums of the features so far along an axis: a product with a triangle of ones.
+
+    Args:
+        exclusive: without the element itself.
+        reverse: of the elements from here to the last.
+
+    Raises:
+        LayoutError: the axis is time.
+    """
+    d = v.axis(dim)
+    if v.kind(d) not in "F1":
+        raise LayoutError(
+            "sums over all frames so far, without end in a stream",
+            "a recurrent layer can keep a sum; or compile in window mode (--window N --hop N)",
+        )
+    n = size_of(v.axes[d])
+    ones = np.tril(np.ones((n, n)), -1 if exclusive else 0)
+    order = [*(i for i in range(len(v.axes)) if i != d), d]
+    y = c.linear(c.last_axis(permute(c, v, order)), ones.T if reverse else ones)
+    return permute(c, y, [int(i) for i in np.argsort(order)])
 
 
 def _banded(c: Context, scores: Value, mask: Array, op: str) -> Value:

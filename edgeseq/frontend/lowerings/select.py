@@ -358,17 +358,7 @@ def _triangle(c: Context, self: Value, diagonal: int = 0) -> Value:
 
 @lowers("cumsum")
 def _cumsum(c: Context, self: Value, dim: int, dtype: Any = None) -> Value:
-    """Sums of the features so far: a product with a triangle of ones."""
-    d = self.axis(dim)
-    if self.kind(d) not in "F1":
-        raise LayoutError(
-            "sums over all frames so far, without end in a stream",
-            "a recurrent layer can keep a sum; or compile in window mode (--window N --hop N)",
-        )
-    n = size_of(self.axes[d])
-    order = [*(i for i in range(len(self.axes)) if i != d), d]
-    y = c.linear(c.last_axis(views.permute(c, self, order)), np.tril(np.ones((n, n))))
-    return views.permute(c, y, [int(i) for i in np.argsort(order)])
+    return products.running_sum(c, self, dim)
 
 
 @lowers("amax", "amin")

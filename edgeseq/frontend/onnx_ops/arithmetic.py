@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeseq.frontend.axes import LayoutError, Value
 from edgeseq.frontend.build import arith
-from edgeseq.frontend.build.products import masked, scaled
+from edgeseq.frontend.build.products import masked, running_sum, scaled
 from edgeseq.frontend.build.reduce import extreme
 from edgeseq.frontend.context import Context
 from edgeseq.frontend.onnx_registry import Inputs, constant, number, onnx
@@ -417,3 +417,9 @@ def _whole_numbers(c: Context, name: str) -> bool:
             return False
         name = node.inputs[0]
     return True
+
+
+@onnx("CumSum")
+def _cum_sum(c: Context, x: Inputs, exclusive: int = 0, reverse: int = 0, **_: Any) -> Value:
+    axis = int(constant(x[1], "axis").reshape(()))
+    return running_sum(c, x[0], axis, exclusive=bool(exclusive), reverse=bool(reverse))
