@@ -89,12 +89,14 @@ class ExactMath:
         )
         return self._shift64(self._times(wide, m), shift, scale)
 
-    def rescale(self, x: Form, m: int, shift: int, scale: float, bound: int) -> Form:
-        """``sat(rq(x, m, s))`` to int32."""
-        fits = bound * abs(m) + (1 << max(shift - 1, 0)) <= _TOP
+    def rescale(self, x: Form, m: int | Array, shift: int, scale: float, bound: int) -> Form:
+        """``sat(rq(x, m, s))`` to int32; `m` may differ along the last axis."""
+        factors = np.atleast_1d(np.asarray(m, np.int64))
+        fits = bound * int(np.abs(factors).max()) + (1 << max(shift - 1, 0)) <= _TOP
         width = "int32" if fits else "int64"
         x = self._t.cast(x, width)
-        product = self._t.binary("MUL", x, self._const(m, x), width, scale)
+        factor = self._t.constant(factors.astype(width), x.scale)
+        product = self._t.binary("MUL", x, factor, width, scale)
         return (self._shift32 if fits else self._shift64)(product, shift, scale)
 
     def clamp(self, x: Form, lo: int | None, hi: int | None) -> Form:

@@ -12,7 +12,14 @@ from edgeseq.emit._convolution import Convolution
 from edgeseq.emit.tflite.forms import Form, Tensors
 from edgeseq.emit.tflite.writer import Quant
 
-__all__ = ["column", "convolve", "conv_options", "fully_connected", "split_weights"]
+__all__ = [
+    "column",
+    "conv_options",
+    "convolve",
+    "fully_connected",
+    "product_error",
+    "split_weights",
+]
 
 Array = npt.NDArray[Any]
 
@@ -53,12 +60,12 @@ def fully_connected(
     wide = x.dtype == "int16"
     # tflite-runtime 2.14 is wrong for rank 3 with per-channel weights: the product is of rank 2.
     flat = t.rows(x, 1)
-    w, scales, stored = _stored(x, w, rows, bias)
+    w, scales, stored = _stored(x.scale, x.dtype, w, rows, bias)
     weights = t.graph.constant(f"{t.where}_weights", w, Quant(scales))
     inputs: list[Form | int] = [flat, Form(weights, "int8", 1.0, w.shape)]
     inputs.append(-1 if bias is None else _bias(t, x, scales, stored))
     # Multipliers above one are not taken everywhere.
-    scale = max(scale, float(_units(x, scales).max()))
+    scale = max(scale, float(_units(x.scale, scales).max()))
     y = t.new((len(rows),), x.dtype, scale, rows=math.prod(x.shape[:-1]))
     # Version 6 is the first that may lack a bias; 16-bit products came with 7.
     version = 7 if wide else 6 if bias is None else 4
@@ -107,7 +114,7 @@ def convolve(
     Returns:
         [rows, columns, O], the width of `x`.
     """
-    w, scales, stored = _stored(x, w, rows, bias)
+    w, scales, stored = _stored(x.scale, x.dtype, w, rows, bias)
     filters = conv.filters(w.T if depthwise else w, depthwise=depthwise)
     axis = 3 if depthwise else 0
     order = (2, 0, 1, 3) if depthwise else (3, 0, 1, 2)
@@ -120,34 +127,55 @@ def convolve(
     kind = "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D"
     shape = (*conv.positions, len(rows))
     # Multipliers above one are not taken everywhere.
-    scale = max(scale, float(_units(x, scales).max()))
+    scale = max(scale, float(_units(x.scale, scales).max()))
     out = t.new(shape, x.dtype, scale, rows=math.prod(x.shape[:-3]))
     inputs: list[Form | int] = [image, weights, _bias(t, x, scales, stored)]
     return t.apply(kind, inputs, out, options=conv_options(conv, depthwise=depthwise))
 
 
+def product_error(
+    unit: float, dtype: str, w: Array, rows: Array, bias: Array | None, scale: float
+) -> tuple[float, float]:
+    """The scale that a product's result gets, and how far it may be off; both real.
+
+    The bias is rounded to a unit of the accumulator, input unit times row unit; so is the result
+    where that is coarser than `scale`, in units of the coarsest row: the others are rounded to it.
+
+    Args:
+        unit, dtype: scale and width of the input.
+        w, rows, bias, scale: as of `fully_connected`.
+    """
+    _, scales, stored = _stored(unit, dtype, w, rows, bias)
+    units = _units(unit, scales)
+    scale = max(scale, float(units.max()))
+    off = np.where(units == scale, 0.0, scale / 2.0)
+    if bias is not None:
+        off = off + np.abs(stored * units - bias)
+    return scale, float(off.max())
+
+
 def _stored(
-    x: Form, w: Array, rows: Array, bias: Array | None
+    unit: float, dtype: str, w: Array, rows: Array, bias: Array | None
 ) -> tuple[Array, tuple[float, ...], Array]:
-    """Weights, their scales, and the stored bias."""
+    """Weights, their scales, and the stored bias, for an input of scale `unit`."""
     real = np.zeros(len(rows)) if bias is None else bias
     w = np.where(rows[:, None] < 0, -np.maximum(w, -127), w) * (rows[:, None] != 0)
-    w, rows = _fit_rows(w, np.abs(rows), real / x.scale, 2.0 ** (44 if x.dtype == "int16" else 29))
+    w, rows = _fit_rows(w, np.abs(rows), real / unit, 2.0 ** (44 if dtype == "int16" else 29))
     # The scales are stored as float32; the bias is rounded against what the runtime will read.
     single = rows.astype(np.float32)
-    stored = np.floor(real / _units(x, single) + 0.5)
+    stored = np.floor(real / _units(unit, single) + 0.5)
     return w, tuple(float(s) for s in single), stored
 
 
-def _units(x: Form, scales: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def _units(unit: float, scales: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Real value of one unit of each row's accumulator."""
-    return np.asarray(scales, np.float64) * np.float64(np.float32(x.scale))
+    return np.asarray(scales, np.float64) * np.float64(np.float32(unit))
 
 
 def _bias(t: Tensors, x: Form, scales: tuple[float, ...], stored: Array) -> int:
     # An int64 bias: with int32 a 16-bit product needs a flag older runtimes do not know.
     dtype = np.int64 if x.dtype == "int16" else np.int32
-    quant = Quant(tuple(float(u) for u in _units(x, scales)))
+    quant = Quant(tuple(float(u) for u in _units(x.scale, scales)))
     return t.graph.constant(f"{t.where}_bias", stored.astype(dtype), quant)
 
 

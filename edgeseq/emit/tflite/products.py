@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeseq.emit._convolution import convolutions
 from edgeseq.emit._numbers import NEAR_ONE, channel_scales, matmul_gain
 from edgeseq.emit.tflite.forms import BITS, Form
 from edgeseq.emit.tflite.linear import (
@@ -16,36 +18,79 @@ from edgeseq.emit.tflite.linear import (
     conv_options,
     convolve,
     fully_connected,
+    product_error,
     split_weights,
 )
-from edgeseq.emit.tflite.ranges import group_key, group_limits, row_scales
-from edgeseq.emit.tflite.values import Values
-from edgeseq.ir.graph import Node
+from edgeseq.emit.tflite.ranges import group_key, group_limits, low_key, row_scales
+from edgeseq.emit.tflite.values import DTYPE, Values
+from edgeseq.emit.tflite.whole import ExactProducts, Group
+from edgeseq.emit.tflite.writer import SubgraphWriter
+from edgeseq.fixed import INT_RANGE
+from edgeseq.ir.graph import Graph, Node
+from edgeseq.quant.calibrate import Stats
 
 __all__ = ["Products"]
 
 Array = npt.NDArray[Any]
 
-_Group = tuple[Form, Array, Array, Array | None, str, float]
+#: Units of a result that its product may be off by before its sum is computed exactly. Before a
+#: gate more do not matter: its operator is off by more.
+_MOST_OFF, _MOST_OFF_AT_GATE = 1.6, 6.0
+
+_TOP = (1 << 31) - 1
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One of the TFLite products that make up a node.
+
+    Attributes:
+        group: index of the product in the node.
+        w: int8 [O, K].
+        rows: real value of one stored weight of each row [O].
+        bias: real [O], or None.
+        scale: wanted of the result.
+    """
+
+    group: int
+    w: Array
+    rows: Array
+    bias: Array | None
+    scale: float
 
 
 class Products(Values):
     """Nodes that multiply and add up in the width of matrix products."""
 
+    def __init__(
+        self, graph: Graph, subgraph: SubgraphWriter, matrix: str, observed: Mapping[str, Stats]
+    ) -> None:
+        super().__init__(graph, subgraph, matrix, observed)
+        self._whole = {
+            n.output
+            for n in graph.nodes
+            if n.op in ("linear", "depthwise") and self._needs_all_bits(n)
+        }
+        self._convs, self._unused = convolutions(graph, without=self._precise | self._whole)
+        self._exact_products = ExactProducts(self.tensors, self._exact)
+
     def _linear(self, node: Node) -> None:
-        groups = self._groups(node)
-        total = self.scale(node.output, self.matrix)
-        gate, reach = self._gate_limit(node.output), sum(g[-1] for g in groups)
-        parts = []
-        for x, w, rows, bias, key, proved in groups:
-            scale = total
-            if len(groups) > 1:
-                limit = self._tighter(proved, key, self.matrix)
-                if gate is not None:  # a part may saturate where no other can bring the sum back
-                    limit = min(limit, gate + reach - proved)
-                scale = limit / ((1 << (BITS[self.matrix] - 1)) - 1)
-            parts.append(self._product(node, x, w, rows, bias, scale))
-        self._sum(node, parts)
+        if node.output in self._whole:
+            self._exact_linear(node)
+            return
+        self._sum(
+            node,
+            [
+                self._product(node, self._fine(node, p.group, p.rows), p.w, p.rows, p.bias, p.scale)
+                for p in self._parts(node)
+            ],
+        )
+
+    def _depthwise(self, node: Node) -> None:
+        if node.output in self._whole:
+            self._exact_depthwise(node)
+        else:
+            self._linear(node)
 
     def _product(
         self, node: Node, x: Form, w: Array, rows: Array, bias: Array | None, scale: float
@@ -72,52 +117,84 @@ class Products(Values):
         conv = self._convs.get(node.output)
         source = conv.source if conv else node.inputs[2 * g]
         x = self.operand(source)
-        unit, wanted = x.scale * float(np.abs(rows).max()), self.scale(node.output, self.matrix)
-        top = self._proved(source) / x.scale
-        room = ((1 << (BITS[x.dtype] - 1)) - 1) / max(top, 1.0)
+        scale = self._fine_scale(node, source, x.dtype, x.scale, rows)
+        return self.tensors.convert(x, x.dtype, scale)
+
+    def _fine_scale(self, node: Node, x: str, dtype: str, scale: float, rows: Array) -> float:
+        unit, wanted = scale * float(np.abs(rows).max()), self.scale(node.output, self.matrix)
+        room = ((1 << (BITS[dtype] - 1)) - 1) / max(self._proved(x) / scale, 1.0)
         if unit <= wanted or room < 2.0:
-            return x
+            return scale
         bits = min(math.ceil(math.log2(unit / wanted)) + 1, math.floor(math.log2(room)))
-        return self.tensors.convert(x, x.dtype, x.scale * 2.0**-bits)
+        return scale * 2.0**-bits
 
     def _sum(self, node: Node, parts: Sequence[Form]) -> None:
         """Define the output as the sum of partial products."""
-        if len(parts) == 1:
-            self.define(node.output, parts[0])
-            return
-        scale = max(self.scale(node.output, "int16"), max(p.scale for p in parts) * 2.0**-13)
-        out = self.tensors.cast(parts[0], "int16")
-        for part in parts[1:]:
-            other = self.tensors.cast(part, "int16")
-            out = self.tensors.binary("ADD", out, other, "int16", scale)
+        parts = sorted(parts, key=lambda p: p.scale)
+        scales = self._sum_scales(node, [p.scale for p in parts])
+        out = parts[0]
+        for part, scale in zip(parts[1:], scales, strict=True):
+            a, b = (self.tensors.cast(f, "int16") for f in (out, part))
+            out = self.tensors.binary("ADD", a, b, "int16", scale)
         self.define(node.output, out)
 
-    def _groups(self, node: Node) -> list[_Group]:
-        """(input, weights int8, row scales, real bias, range key, proved limit) of each product.
+    def _sum_scales(self, node: Node, parts: Sequence[float]) -> list[float]:
+        """Scales of the sums of two, three, ... parts of ascending scales.
 
-        16-bit weights become two products, of their high and low bytes; where matrix products
-        give 8 bits the low bytes would be lost in the rounding and are left out.
+        Only the last may saturate: what the others add up to may be large and cancel out.
         """
-        for name in node.inputs[1::2]:
-            self._const(node, name)
+        if len(parts) < 2:
+            return []
+        sums = np.cumsum(parts)[1:-1]
+        last = max(self.scale(node.output, "int16"), parts[-1] * 2.0**-13)
+        return [*(float(s) for s in sums), last]
+
+    def _parts(self, node: Node) -> list[_Part]:
+        """The products that make up a `linear` or `depthwise` node.
+
+        16-bit weights become two, of their high and low bytes; where matrix products give 8 bits
+        the low bytes would be lost in the rounding and are left out.
+        """
+        names = [node.inputs[1]] if node.op == "depthwise" else node.inputs[1::2]
+        weights = [self._const(node, name) for name in names]
+        if node.op == "depthwise":
+            weights, scales = [weights[0].T], [channel_scales(self.graph, node)]
+        else:
+            scales = [row_scales(self.graph, name) for name in names]
         bias = self._real_bias(node, len(node.inputs) % 2)
-        proved = group_limits(self.graph, node, self._bounds)
-        groups: list[_Group] = []
-        for g in range(len(node.inputs) // 2):
-            name = node.inputs[2 * g + 1]
-            w, rows = self._const(node, name), row_scales(self.graph, name)
+        limits = self._group_limits(node)
+        top = (1 << (BITS[self.matrix] - 1)) - 1
+        parts: list[_Part] = []
+        for g, (w, rows, limit) in enumerate(zip(weights, scales, limits, strict=True)):
             if w.dtype == np.int8:
-                x = self._fine(node, g, rows)
-                groups.append((x, w, rows, bias, group_key(node, g), proved[g]))
+                parts.append(_Part(g, w, rows, bias, limit / top))
             else:
                 high, low, base = split_weights(w)
-                x = self._fine(node, g, rows * base)
-                groups.append((x, high, rows * base, bias, group_key(node, g), proved[g]))
+                rest = 0.0
                 if self.matrix == "int16" and np.any(low):
-                    top = self._reach(low, rows, node.inputs[2 * g])
-                    groups.append((x, low, rows, None, "", top))
+                    rest = self._reach(low, rows, node.inputs[2 * g])
+                    rest = self._tighter(rest, low_key(node, g), self.matrix)
+                # That with the high bytes is as large as all of it, up to that with the low ones.
+                parts.append(_Part(g, high, rows * base, bias, (limit + rest) / top))
+                if rest:
+                    parts.append(_Part(g, low, rows, None, rest / top))
             bias = None
-        return groups
+        return parts
+
+    def _group_limits(self, node: Node) -> list[float]:
+        """Largest magnitude of each group's sum that is kept."""
+        top = (1 << (BITS[self.matrix] - 1)) - 1
+        if node.op == "depthwise" or len(node.inputs) <= 3:
+            return [self.scale(node.output, self.matrix) * top]
+        proved = group_limits(self.graph, node, self._bounds)
+        gate, reach = self._gate_limit(node.output), sum(proved)
+        limits = []
+        for g, most in enumerate(proved):
+            limit = self._tighter(most, group_key(node, g), self.matrix)
+            if gate is not None:  # a part may saturate where no other can bring the sum back
+                limit = min(limit, gate + reach - most)
+            limits.append(limit)
+        return limits
 
     def _real_bias(self, node: Node, has: int) -> Array | None:
         if not has:
@@ -130,30 +207,79 @@ class Products(Values):
         """Largest real magnitude of a product of `x` with weights [O, K]."""
         return float((np.abs(w.astype(np.float64)).sum(1) * np.abs(rows)).max()) * self._proved(x)
 
-    def _depthwise(self, node: Node) -> None:
-        x, name = node.inputs[:2]
-        w, rows = self._const(node, name).T, channel_scales(self.graph, node)
-        bias = self._real_bias(node, len(node.inputs) == 3)
-        scale = self.scale(node.output, self.matrix)
-        if w.dtype == np.int8:
-            source = self._fine(node, 0, rows)
-            self.define(node.output, self._product(node, source, w, rows, bias, scale))
-            return
-        high, low, base = split_weights(w)
-        source = self._fine(node, 0, rows * base)
-        if self.matrix == "int8" or not np.any(low):
-            form = self._product(node, source, high, rows * base, bias, scale)
-            self.define(node.output, form)
-            return
-        # The product with the high bytes is as large as all of it, up to that with the low ones.
-        rest = self._reach(low, rows, x)
-        limits = (self._limit(node.output, "int16") + rest, rest)
-        groups = ((high, rows * base, bias), (low, rows, None))
-        parts = [
-            self._product(node, source, *group, max(limit, 1e-9) / 32767.0)
-            for group, limit in zip(groups, limits, strict=True)
+    # -- exactly ---------------------------------------------------------------------------
+
+    def _needs_all_bits(self, node: Node) -> bool:
+        """Whether the sum of the parts would be too far off, and can be computed exactly."""
+        if self.matrix == "int8" or node.output in self._precise:
+            return False
+        if any(w not in self.graph.consts for w in node.inputs[1::2]) or not self._fits(node):
+            return False
+        gate, t = self._gate_limit(node.output), self.graph.types[node.output]
+        unit = self.scale(node.output, "int16")
+        if t.dtype == "i8":  # what is rounded to 8 bits may be off by a little of their unit
+            unit *= 16.0
+        return self._off(node) > unit * (_MOST_OFF if gate is None else _MOST_OFF_AT_GATE)
+
+    def _fits(self, node: Node) -> bool:
+        """Whether every sum of products, and their sum, is proved to fit 32 bits."""
+        a = node.attrs
+        axis, ms, ss = (0, [a["m"]], [a["s"]]) if node.op == "depthwise" else (1, a["m"], a["s"])
+        bias = self._stored_bias(node)
+        total = np.zeros(1) if bias is None else np.abs(bias.astype(np.float64))
+        for g, (m, s) in enumerate(zip(ms, ss, strict=True)):
+            x, w = node.inputs[2 * g : 2 * g + 2]
+            most = np.abs(self.graph.consts[w].astype(np.float64)).sum(axis) * self._bounds[x]
+            if most.max() > _TOP:
+                return False
+            total = total + np.ceil(most * np.abs(m.astype(np.float64)) / 2.0**s) + 1.0
+        return bool(total.max() <= _TOP)
+
+    def _off(self, node: Node) -> float:
+        """How far the sum of the parts may be off; real."""
+        off, scales = 0.0, []
+        for p in self._parts(node):
+            name = node.inputs[2 * p.group]
+            x = self._fine_scale(node, name, "int16", self._unit_of(name), p.rows)
+            scale, part = product_error(x, "int16", p.w, p.rows, p.bias, p.scale)
+            off += part
+            scales.append(scale)
+        return off + sum(self._sum_scales(node, sorted(scales))) / 2.0
+
+    def _unit_of(self, value: str) -> float:
+        return self.graph.types[value].scalar_scale
+
+    def _exact_linear(self, node: Node) -> None:
+        shifts = zip(node.attrs["m"], node.attrs["s"], strict=True)
+        groups = [
+            Group(self._bytes_of(x), self._const(node, w), m, s)
+            for x, w, (m, s) in zip(node.inputs[::2], node.inputs[1::2], shifts, strict=False)
         ]
-        self._sum(node, parts)
+        out = self._exact_products.linear(
+            groups, self._stored_bias(node), self._unit_of(node.output)
+        )
+        self._define_whole(node, out)
+
+    def _exact_depthwise(self, node: Node) -> None:
+        x, w = self._bytes_of(node.inputs[0]), self._const(node, node.inputs[1])
+        m, s = node.attrs["m"], node.attrs["s"]
+        out = self._exact_products.depthwise(
+            x, w, m, s, self._stored_bias(node), self._unit_of(node.output)
+        )
+        self._define_whole(node, out)
+
+    def _bytes_of(self, value: str) -> Form:
+        return self.tensors.batched(self.stored(value))
+
+    def _stored_bias(self, node: Node) -> Array | None:
+        return self._const(node, node.inputs[-1]) if len(node.inputs) % 2 else None
+
+    def _define_whole(self, node: Node, out: Form) -> None:
+        t = self.graph.types[node.output]
+        if t.dtype != "i32":
+            lo, hi = INT_RANGE[t.dtype]
+            out = self.tensors.cast(self._exact.clamp(out, lo, hi), DTYPE[t.dtype])
+        self.define(node.output, out)
 
     def _matmul(self, node: Node) -> None:
         gain = matmul_gain(self.graph, node)

@@ -15,12 +15,22 @@ import numpy.typing as npt
 
 from edgeseq.emit._numbers import channel_scales
 from edgeseq.emit._unroll import carried_values
+from edgeseq.emit.tflite.linear import split_weights
 from edgeseq.fixed import INT_RANGE
 from edgeseq.ir.graph import Graph, Node
 from edgeseq.ir.interp import Interpreter
 from edgeseq.quant.calibrate import Stats
 
-__all__ = ["NATIVE", "UNIT_TOP", "bounds", "group_key", "group_limits", "observe", "row_scales"]
+__all__ = [
+    "NATIVE",
+    "UNIT_TOP",
+    "bounds",
+    "group_key",
+    "group_limits",
+    "low_key",
+    "observe",
+    "row_scales",
+]
 
 Array = npt.NDArray[Any]
 
@@ -37,6 +47,11 @@ _MOST_WORK = 2_000_000  # nodes times steps that are looked at
 def group_key(node: Node, group: int) -> str:
     """Name of the partial sum of one group of a `linear` node (the bias belongs to group 0)."""
     return f"{node.name}#{group}"
+
+
+def low_key(node: Node, group: int) -> str:
+    """Name of what the low bytes of 16-bit weights add to that partial sum."""
+    return f"{group_key(node, group)}.low"
 
 
 def row_scales(graph: Graph, value: str) -> npt.NDArray[np.float64]:
@@ -153,11 +168,13 @@ def observe(graph: Graph, frames: Sequence[Array], *, sampled: bool = True) -> d
         sampled: whether magnitudes are kept, not only the ends of each range.
 
     Returns:
-        By value name, and by `group_key` for each group of a `linear` node.
+        By value name, and for each group of a `linear` node by `group_key` (where there are
+        several) and `low_key` (of 16-bit weights).
     """
     seen: dict[str, Stats] = {}
     env: dict[str, Array] = {}
     sums = {n.output: n for n in graph.nodes if n.op == "linear"}
+    lows = {name: _low_weights(graph, node) for name, node in sums.items()}
 
     def note(key: str, real: Array) -> None:
         seen.setdefault(key, Stats(sampled=sampled)).add(real)
@@ -167,14 +184,31 @@ def observe(graph: Graph, frames: Sequence[Array], *, sampled: bool = True) -> d
         t = graph.types[name]
         if isinstance(t.scale, float):
             note(name, array.astype(np.float64) * t.scale)
-        if name in sums and len(sums[name].inputs) > 3:
-            for g, part in enumerate(_partials(graph, sums[name], env)):
-                note(group_key(sums[name], g), part)
+        if name in sums:
+            node = sums[name]
+            if len(node.inputs) > 3:
+                for g, part in enumerate(_partials(graph, node, env)):
+                    note(group_key(node, g), part)
+            for g, low in lows[name].items():
+                x = node.inputs[2 * g]
+                source = (env[x] if x in env else graph.consts[x]).astype(np.float64)
+                note(low_key(node, g), source @ low * _scale(graph, x))
 
     steps = max(_MOST_WORK // (len(graph.nodes) + 1), 8)
     first = [x[:, : steps * graph.frames_of(v)] for v, x in zip(graph.inputs, frames, strict=True)]
     Interpreter(graph, batch=frames[0].shape[0], observe=see).sequence(*first)
     return seen
+
+
+def _low_weights(graph: Graph, node: Node) -> dict[int, npt.NDArray[np.float64]]:
+    """Real low bytes [K, O] of each group of 16-bit weights in a `linear` node."""
+    found = {}
+    for g, name in enumerate(node.inputs[1::2]):
+        w = graph.consts.get(name)
+        if w is not None and w.dtype == np.int16:
+            _, low, _ = split_weights(w)
+            found[g] = low.T.astype(np.float64) * row_scales(graph, name)
+    return found
 
 
 def _partials(graph: Graph, node: Node, env: dict[str, Array]) -> list[npt.NDArray[np.float64]]:
