@@ -78,13 +78,9 @@ class Products(Values):
         if node.output in self._whole:
             self._exact_linear(node)
             return
-        self._sum(
-            node,
-            [
-                self._product(node, self._fine(node, p.group, p.rows), p.w, p.rows, p.bias, p.scale)
-                for p in self._parts(node)
-            ],
-        )
+        parts = self._parts(node)
+        sources = [self._fine(node, p.group, p.rows) for p in parts]
+        self._sum(node, [self._product(node, x, p) for x, p in zip(sources, parts, strict=True)])
 
     def _depthwise(self, node: Node) -> None:
         if node.output in self._whole:
@@ -92,20 +88,19 @@ class Products(Values):
         else:
             self._linear(node)
 
-    def _product(
-        self, node: Node, x: Form, w: Array, rows: Array, bias: Array | None, scale: float
-    ) -> Form:
-        """``W x + b`` of a `linear` or `depthwise` node; arguments as of `convolve`."""
+    def _product(self, node: Node, x: Form, p: _Part) -> Form:
+        """``W x + b`` of a part, of what it multiplies."""
         t, shape = self.tensors, self.graph.types[node.output].shape
         conv, depthwise = self._convs.get(node.output), node.op == "depthwise"
         if conv is None and not depthwise:
-            return fully_connected(t, x, w, rows, bias, scale)
+            return fully_connected(t, x, p.w, p.rows, p.bias, p.scale)
         if conv is None:
             conv = column(*x.shape[-2:])
             x = t.reshape(x, (*x.shape[:-2], *conv.image))
         else:
             x = t.reshape(x, conv.image)
-        return t.reshape(convolve(t, x, conv, w, rows, bias, scale, depthwise=depthwise), shape)
+        y = convolve(t, x, conv, p.w, p.rows, p.bias, p.scale, depthwise=depthwise)
+        return t.reshape(y, shape)
 
     def _fine(self, node: Node, g: int, rows: Array) -> Form:
         """What group `g` of a product multiplies, in units small enough for the result's.
@@ -130,7 +125,8 @@ class Products(Values):
 
     def _sum(self, node: Node, parts: Sequence[Form]) -> None:
         """Define the output as the sum of partial products."""
-        parts = sorted(parts, key=lambda p: p.scale)
+        if len(parts) > 2:  # small ones first: their sums are rounded less
+            parts = sorted(parts, key=lambda p: p.scale)
         scales = self._sum_scales(node, [p.scale for p in parts])
         out = parts[0]
         for part, scale in zip(parts[1:], scales, strict=True):
@@ -162,12 +158,12 @@ class Products(Values):
         else:
             scales = [row_scales(self.graph, name) for name in names]
         bias = self._real_bias(node, len(node.inputs) % 2)
-        limits = self._group_limits(node)
+        finest = self._group_scales(node)
         top = (1 << (BITS[self.matrix] - 1)) - 1
         parts: list[_Part] = []
-        for g, (w, rows, limit) in enumerate(zip(weights, scales, limits, strict=True)):
+        for g, (w, rows, scale) in enumerate(zip(weights, scales, finest, strict=True)):
             if w.dtype == np.int8:
-                parts.append(_Part(g, w, rows, bias, limit / top))
+                parts.append(_Part(g, w, rows, bias, scale))
             else:
                 high, low, base = split_weights(w)
                 rest = 0.0
@@ -175,26 +171,26 @@ class Products(Values):
                     rest = self._reach(low, rows, node.inputs[2 * g])
                     rest = self._tighter(rest, low_key(node, g), self.matrix)
                 # That with the high bytes is as large as all of it, up to that with the low ones.
-                parts.append(_Part(g, high, rows * base, bias, (limit + rest) / top))
+                parts.append(_Part(g, high, rows * base, bias, scale + rest / top))
                 if rest:
                     parts.append(_Part(g, low, rows, None, rest / top))
             bias = None
         return parts
 
-    def _group_limits(self, node: Node) -> list[float]:
-        """Largest magnitude of each group's sum that is kept."""
+    def _group_scales(self, node: Node) -> list[float]:
+        """The scale that the range of each group's sum asks for."""
         top = (1 << (BITS[self.matrix] - 1)) - 1
         if node.op == "depthwise" or len(node.inputs) <= 3:
-            return [self.scale(node.output, self.matrix) * top]
+            return [self.scale(node.output, self.matrix)]
         proved = group_limits(self.graph, node, self._bounds)
         gate, reach = self._gate_limit(node.output), sum(proved)
-        limits = []
+        scales = []
         for g, most in enumerate(proved):
             limit = self._tighter(most, group_key(node, g), self.matrix)
             if gate is not None:  # a part may saturate where no other can bring the sum back
                 limit = min(limit, gate + reach - most)
-            limits.append(limit)
-        return limits
+            scales.append(limit / top)
+        return scales
 
     def _real_bias(self, node: Node, has: int) -> Array | None:
         if not has:
