@@ -33,9 +33,9 @@ __all__ = ["Products"]
 
 Array = npt.NDArray[Any]
 
-#: Units of a result that its product may be off by before its sum is computed exactly. Before a
-#: gate more do not matter: its operator is off by more.
-_MOST_OFF, _MOST_OFF_AT_GATE = 1.6, 6.0
+#: Units of a result that its product may be off by, the Graph's rounding included, before its sum
+#: is computed exactly. Before a gate more do not matter: its operator is off by more.
+_MOST_OFF, _MOST_OFF_AT_GATE = 2.1, 6.0
 
 _TOP = (1 << 31) - 1
 
@@ -215,7 +215,9 @@ class Products(Values):
         unit = self.scale(node.output, "int16")
         if t.dtype == "i8":  # what is rounded to 8 bits may be off by a little of their unit
             unit *= 16.0
-        return self._off(node) > unit * (_MOST_OFF if gate is None else _MOST_OFF_AT_GATE)
+        # The Graph rounds each product.
+        off = self._off(node) + self._unit_of(node.output) * (len(node.inputs) // 2) / 2.0
+        return off > unit * (_MOST_OFF if gate is None else _MOST_OFF_AT_GATE)
 
     def _fits(self, node: Node) -> bool:
         """Whether every sum of products, and their sum, is proved to fit 32 bits."""
