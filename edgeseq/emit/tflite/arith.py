@@ -87,15 +87,16 @@ class Arithmetic(Values):
         a, b = node.inputs
         at = node.attrs
         t = self.graph.types[node.output]
-        if node.output in self._wide:
+        whole = node.output in self._wide
+        if whole or self._cancels(node):
             form = self._exact.add(
                 (self._integer(a), at["ma"], self._bounds[a]),
                 (self._integer(b), at["mb"], self._bounds[b]),
                 at["s"],
                 t.scalar_scale,
-                self._bounds[node.output],
+                self._bounds[node.output] if whole else 1 << 31,
             )
-            self.define(node.output, form)
+            self.define(node.output, form if whole else self._saturated(node, form))
             return
         units = {k: (self._scale_of(v), self._bounds[v]) for k, v in (("ma", a), ("mb", b))}
         if (at["ma"] < 0 and at["mb"] < 0) or not self._agrees(node, units):
@@ -110,6 +111,14 @@ class Arithmetic(Values):
         # The kernel aborts if an operand is much coarser than the result.
         scale = max(self.scale(node.output, "int16"), max(x.scale, y.scale) * 2.0**-13)
         self.define(node.output, self.tensors.binary(kind, x, y, "int16", scale))
+
+    def _cancels(self, node: Node) -> bool:
+        """Whether 16 bits of 32-bit operands are too coarse for what is left of them."""
+        t = self.graph.types[node.output]
+        if t.dtype != "i16":
+            return False
+        coarse = [self.scale(v, "int16") for v in node.inputs if self._source(v).dtype == "int32"]
+        return sum(coarse) > _NEGLIGIBLE * t.scalar_scale
 
     def _mul(self, node: Node) -> None:
         a, b = node.inputs

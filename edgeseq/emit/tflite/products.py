@@ -22,10 +22,9 @@ from edgeseq.emit.tflite.linear import (
     split_weights,
 )
 from edgeseq.emit.tflite.ranges import group_key, group_limits, low_key, row_scales
-from edgeseq.emit.tflite.values import DTYPE, Values
+from edgeseq.emit.tflite.values import Values
 from edgeseq.emit.tflite.whole import ExactProducts, Group
 from edgeseq.emit.tflite.writer import SubgraphWriter
-from edgeseq.fixed import INT_RANGE
 from edgeseq.ir.graph import Graph, Node
 from edgeseq.quant.calibrate import Stats
 
@@ -256,7 +255,7 @@ class Products(Values):
         out = self._exact_products.linear(
             groups, self._stored_bias(node), self._unit_of(node.output)
         )
-        self._define_whole(node, out)
+        self.define(node.output, self._saturated(node, out))
 
     def _exact_depthwise(self, node: Node) -> None:
         x, w = self._bytes_of(node.inputs[0]), self._const(node, node.inputs[1])
@@ -264,20 +263,13 @@ class Products(Values):
         out = self._exact_products.depthwise(
             x, w, m, s, self._stored_bias(node), self._unit_of(node.output)
         )
-        self._define_whole(node, out)
+        self.define(node.output, self._saturated(node, out))
 
     def _bytes_of(self, value: str) -> Form:
         return self.tensors.batched(self.stored(value))
 
     def _stored_bias(self, node: Node) -> Array | None:
         return self._const(node, node.inputs[-1]) if len(node.inputs) % 2 else None
-
-    def _define_whole(self, node: Node, out: Form) -> None:
-        t = self.graph.types[node.output]
-        if t.dtype != "i32":
-            lo, hi = INT_RANGE[t.dtype]
-            out = self.tensors.cast(self._exact.clamp(out, lo, hi), DTYPE[t.dtype])
-        self.define(node.output, out)
 
     def _matmul(self, node: Node) -> None:
         gain = matmul_gain(self.graph, node)

@@ -15,6 +15,7 @@ from edgeseq.emit.tflite.forms import BITS, Form, Tensors, off_power_of_two
 from edgeseq.emit.tflite.ranges import NATIVE, bounds
 from edgeseq.emit.tflite.writer import SubgraphWriter
 from edgeseq.errors import UnsupportedError
+from edgeseq.fixed import INT_RANGE, multiplier
 from edgeseq.ir.graph import Graph, Node
 from edgeseq.ir.ops import ELEMENTWISE, MOVEMENT
 from edgeseq.quant.calibrate import Stats, clip_range
@@ -78,7 +79,13 @@ class Values:
         """`value` with the given width and scale, made on first use."""
         key = (value, dtype, scale)
         if key not in self._made:
-            self._made[key] = self.tensors.convert(self._source(value), dtype, scale)
+            source = self._source(value)
+            if (source.dtype, dtype) == ("int32", "int32") and source.scale != scale:
+                # QUANTIZE makes no int32 of an int32.
+                m, s = multiplier(np.array([source.scale / scale]))
+                self._made[key] = self._exact.rescale(source, m, s, scale, 1 << 31)
+            else:
+                self._made[key] = self.tensors.convert(source, dtype, scale)
         return self._made[key]
 
     def _source(self, value: str) -> Form:
@@ -137,7 +144,7 @@ class Values:
         scale = self.graph.types[value].scalar_scale
         source = self._source(value)
         if source.dtype == "int32" and source.scale != scale:
-            # QUANTIZE makes no int32 of an int32: over the width the Graph stores.
+            # Over the width the Graph stores.
             return self.tensors.cast(self.stored(value), "int32")
         return self.form(value, "int32", scale)
 
@@ -290,6 +297,13 @@ class Values:
         name = plain_name(node.name)
         if name not in self.float_nodes:
             self.float_nodes.append(name)
+
+    def _saturated(self, node: Node, number: Form) -> Form:
+        """An int32 in the units of a node's result, in the width of that."""
+        t = self.graph.types[node.output]
+        if t.dtype == "i32":
+            return number
+        return self.tensors.cast(self._exact.clamp(number, *INT_RANGE[t.dtype]), DTYPE[t.dtype])
 
     def _settle(self, node: Node, real: Form) -> None:
         """Define what a node computed in float32: in the Graph's format, if that is narrow."""
