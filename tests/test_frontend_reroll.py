@@ -113,18 +113,29 @@ def squeezed(m: Any, x: Any) -> Any:
     return m.o(torch.stack(outs, 1))
 
 
+def quasi(m: Any, x: Any) -> Any:
+    """Gates of all frames at once (Bradbury et al., arXiv:1611.01576), of each taken twice."""
+    z, f = torch.tanh(m.i(x)), torch.sigmoid(m.f(x))
+    h, outs = torch.zeros(1, 5), []
+    for t in range(x.size(1)):
+        h = f[:, t] * h + (1 - f[:, t]) * z[:, t]
+        outs.append(h)
+    return m.o(torch.stack(outs, 1))
+
+
 FOUND = {
     "last": last,
     "writes": writes,
     "pairs": pairs,
     "squeezed": squeezed,
+    "quasi": quasi,
 }
 
 
 def check_found(name: str, path: Path, newer: bool) -> None:
     torch.manual_seed(3)
-    o, i, h = nn.Linear(5, 3), nn.Linear(6, 5), nn.Linear(5, 5)
-    module = gru(FOUND[name], c=nn.Conv1d(6, 6, 3), o=o, i=i, h=h)
+    o, i, f, h = nn.Linear(5, 3), nn.Linear(6, 5), nn.Linear(6, 5), nn.Linear(5, 5)
+    module = gru(FOUND[name], c=nn.Conv1d(6, 6, 3), o=o, i=i, f=f, h=h)
     made = read(export(path, module, torch.randn(1, 12, 6), newer=newer))
     assert made.mode == "stream"
     assert [n.op for n in made.graph.nodes].count("scan") == 1

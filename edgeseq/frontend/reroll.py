@@ -41,8 +41,10 @@ def reroll(program: Program, dialect: Dialect) -> Program:
 
 def _first_loop(program: Program, dialect: Dialect, effort: Effort) -> Program | None:
     groups = _groups(dialect.elements(program))
+    # By places, not by elements: a turn may take its frame more than once.
+    turns = {key: len({e.index for e in group.values()}) for key, group in groups.items()}
     for key in groups:
-        alike = [k for k, v in groups.items() if len(v) == len(groups[key])]
+        alike = [k for k in groups if turns[k] == turns[key]]
         for keys in (alike, [key]) if len(alike) > 1 else (alike,):
             for reverse in (False, True):
                 elements = {n: e for k in keys for n, e in groups[k].items()}
