@@ -212,7 +212,7 @@ def test_nothing_is_spread_along_time_merged_with_features(tmp_path: Path) -> No
     net = Net()
     x = net.op("Reshape", net.input("x", [1, "frames", 4]), net.const([1, 1, -1], np.int64))
     y = net.op("ConvTranspose", x, net.weight(1, 2, 2), strides=[2])
-    refused(net, y, tmp_path, "mixes time with features")
+    refused(net, y, tmp_path, "makes 4 frames of one, more than come in")
 
 
 def test_means_over_fewer_frames_at_the_start_are_refused(tmp_path: Path) -> None:
