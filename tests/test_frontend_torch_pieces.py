@@ -120,6 +120,12 @@ def test_the_shape_of_what_cannot_be_had() -> None:
     assert np.array_equal(got[1:], x.numpy()[0, :-1]) and not got[0].any()
 
 
+def test_padded_frames_are_no_output_of_one_batch() -> None:
+    x = torch.randn(1, 6, T)
+    with pytest.raises(UnsupportedError, match="padded by 2 and 0 frames"):
+        from_torch(Fn(lambda m, x: F.pad(W[:6, :3].T @ x, (2, 0)).unbind(0)[0]), x, time_axis=2)
+
+
 def test_a_padding_between_the_taps_is_refused() -> None:
     x = torch.randn(1, 6, T)
     with pytest.raises(UnsupportedError, match="multiple of the dilation"):

@@ -179,7 +179,7 @@ class Context:
     def view(self, v: Value, axes: Axes) -> Value:
         """The same elements with other axes; a `reshape` node where the frame's shape changes."""
         v = self.natural(v)
-        seen = Value(v.name, axes, extra=v.extra, keys=v.keys, future=v.future)
+        seen = replace(v, axes=axes, pieces=None)
         if self.graph.types[v.name].shape == seen.frame:
             return seen
         out = self.graph.add_node(
