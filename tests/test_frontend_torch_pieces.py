@@ -126,6 +126,23 @@ def test_padded_frames_are_no_output_of_one_batch() -> None:
         from_torch(Fn(lambda m, x: F.pad(W[:6, :3].T @ x, (2, 0)).unbind(0)[0]), x, time_axis=2)
 
 
+@pytest.mark.parametrize("start", [torch.zeros_like, lambda f: torch.full_like(f, 0.25)])
+def test_a_loop_starts_in_the_shape_of_a_frame(start: Callable[[Any], Any]) -> None:
+    """The first frame is read for its shape alone."""
+
+    def forward(m: Any, x: Any) -> Any:
+        h, f, ys = start(x[:, 0, :3]), torch.sigmoid(x), []
+        for t in range(x.shape[1]):
+            h = f[:, t, :3] * h + (1 - f[:, t, :3]) * torch.tanh(x[:, t] @ W @ W.T)[:, :3]
+            ys.append(h)
+        return torch.stack(ys, 1)
+
+    x = torch.randn(1, T, 6, generator=torch.Generator().manual_seed(1))
+    step = to_step(from_torch(Fn(forward), x, time_axis=1))
+    got = Interpreter(step).sequence(prepare(step, step.inputs[0], x.numpy().astype(np.float64)))
+    assert np.abs(got[0][0].reshape(T, 3) - forward(None, x).numpy()[0]).max() < 1e-5
+
+
 def test_a_padding_between_the_taps_is_refused() -> None:
     x = torch.randn(1, 6, T)
     with pytest.raises(UnsupportedError, match="multiple of the dilation"):

@@ -12,6 +12,8 @@ from edgeseq.frontend.rolled import Element, Write, names_of
 __all__ = ["TorchDialect"]
 
 _CUTS = ("unbind", "split", "chunk", "split_with_sizes")
+_LIKE = {"zeros_like": "zeros", "ones_like": "ones", "full_like": "full", "new_zeros": "zeros",
+         "new_ones": "ones", "new_full": "full"}  # fmt: skip
 _RANDOM = ("rand", "bernoulli", "dropout", "normal", "multinomial", "empty", "exponential")
 
 
@@ -25,10 +27,11 @@ class TorchDialect:
         """Without operations that nothing reads; what is written into a slot is seen as it is.
 
         ``out[:, t] = y`` becomes ``copy(select(out), y)`` and a `select_scatter`; the old element
-        only gives the copy its shape.
+        only gives the copy its shape. So does the frame in ``zeros_like(x[:, 0])``.
         """
         operations = []
         for op in program.operations:
+            op = _by_sizes(program, op)
             src = op.args.get("src")
             if op.base == "copy" and not op.in_place and isinstance(src, Ref):
                 have, want = program.metas.get(src.name), program.metas.get(op.outputs[0])
@@ -105,3 +108,16 @@ class TorchDialect:
     def evaluated(self, op: Operation, values: Mapping[str, Any]) -> dict[str, Any]:
         """See `Dialect`; `torch.export` computes nothing."""
         return {}
+
+
+def _by_sizes(program: Program, op: Operation) -> Operation:
+    """A constant in the shape of a tensor as one of known sizes, which reads no tensor."""
+    meta = program.metas.get(op.outputs[0]) if op.outputs else None
+    if op.base not in _LIKE or op.in_place or meta is None:
+        return op
+    sizes, fill = list(meta.sizes), op.args.get("fill_value")
+    known = all(isinstance(n, int) for n in sizes) and isinstance(fill, int | float | None)
+    if not known or meta.dtype != "float32":
+        return op
+    args = {} if fill is None else {"fill_value": float(fill)}
+    return replace(op, target=f"aten.{_LIKE[op.base]}.default", args={"size": sizes, **args})
