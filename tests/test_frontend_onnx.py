@@ -480,6 +480,15 @@ def test_open_sizes_are_asked_for(tmp_path: Path) -> None:
     assert made.graph.types[made.graph.inputs[0]].shape == (6,)
 
 
+@pytest.mark.parametrize("size", ["time", "n_frames", "sequence_length", "T"])
+def test_an_axis_called_time_is_not_the_batch(size: str, tmp_path: Path) -> None:
+    n = Net()
+    x = n.input("x", [size, 6])
+    n.output(n.op("Sub", x, n.op("ReduceMean", x, n.const([0], np.int64))), [size, 6], "y")
+    with pytest.raises(UnsupportedError, match="over time"):
+        import_onnx(n.save(tmp_path / "m.onnx"), name="m", options=ImportOptions())
+
+
 def test_wrong_options_say_so(tmp_path: Path) -> None:
     path = built(causal_tcn, tmp_path)
     cases: list[tuple[dict[str, Any], str]] = [

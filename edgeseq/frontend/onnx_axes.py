@@ -1,8 +1,8 @@
 """Which axes of an ONNX file's inputs are batch and time: the ways to read it, the likeliest first.
 
 A file names its open sizes, or an exporter did ("s77", "x_dynamic_axes_1"); some name none. What is
-called a batch is one, and so is what a state and the data share. For the rest customs are tried in
-turn, and an operation that would mix frames refuses the wrong one.
+called a batch or time is one, and so is a batch what a state and the data share. For the rest
+customs are tried in turn, and an operation that would mix frames refuses the wrong one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ __all__ = ["Layout", "layouts", "open_sizes"]
 Size = int | str | None
 
 _BATCH = re.compile(r"^(n|b|bs|bsz|batch|batch_?(size|dim)|batches|\?|none)$", re.IGNORECASE)
+_TIME = re.compile(
+    r"^(t|time(_?(steps?|dim|axis))?|(n_?|num_?)?(frames?|steps)|(seq|sequence)(_?(len|length|dim))?"
+    r"|len|length)$",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,10 @@ class _Inputs:
     def open(self, name: str) -> list[int]:
         return [i for i, s in enumerate(self.shapes[name]) if not isinstance(s, int)]
 
+    def timed(self, name: str) -> list[int]:
+        """Open axes that the file calls time."""
+        return [i for i in self.open(name) if _TIME.match(str(self.shapes[name][i] or ""))]
+
     @property
     def main(self) -> str | None:
         """The input that shows where time is: most open axes, then most axes, then the first."""
@@ -173,13 +182,17 @@ class _Inputs:
         if self.has_batch:
             yield from ((t, None) for t in opens or static)
             return
+        timed = self.timed(self.main)
         if len(opens) > 1:
-            yield from ((t, b) for b in opens for t in opens if t != b)
+            yield from ((t, b) for b in opens for t in timed or opens if t != b)
         if len(opens) != 1:
             if not opens:
                 yield from ((t, None) for t in static)
             return
         (a,) = opens
+        if timed:
+            yield a, None
+            return
         guessed = [(t, a) for t in static if t != a]
         if (a == 0 and rank >= 3) or (a == 1 and shape[0] != 1):
             # [batch, 20, features] is likelier than [time, 20, features].
@@ -253,7 +266,8 @@ def _guess(inputs: _Inputs, add: Callable[[Layout | None], None]) -> None:
             add(inputs.layout(mode, time, batch))
     # By custom the first axis of several is the batch.
     custom = not inputs.has_batch and all(
-        v in ([], [0]) and (not v or len(inputs.shapes[n]) > 1) for n, v in opens.items()
+        v in ([], [0]) and (not v or len(inputs.shapes[n]) > 1) and not inputs.timed(n)
+        for n, v in opens.items()
     )
     if mode == "stream" and (closed or custom):
         add(inputs.layout("step", {}, first))
