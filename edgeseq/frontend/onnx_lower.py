@@ -2,7 +2,8 @@
 
 What depends on constants only is folded, shapes among it: sizes are known, since every axis of the
 inputs has a size here (a sequence one of an example, followed by its label and never recognised by
-its size). Branches are taken at once; loops over elements become recurrences.
+its size). Branches are taken at once, or both where the input decides; loops over elements become
+recurrences.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from edgeseq.frontend import onnx_ops
 from edgeseq.frontend._onnx_calls import Budget
 from edgeseq.frontend.advice import onnx_advice
 from edgeseq.frontend.axes import Atom, LayoutError, Value
+from edgeseq.frontend.build import arith, views
 from edgeseq.frontend.context import Context
 from edgeseq.frontend.onnx_fold import can_fold
 from edgeseq.frontend.onnx_loops import LOOPS, Counter
@@ -339,6 +341,8 @@ class Lowering:
         return results
 
     def _branch(self, op: Operation, args: list[Any], attrs: Mapping[str, Any]) -> list[Any]:
+        if isinstance(args[0], Value) and _one(args[0]):
+            return self._either(args[0], attrs["then_branch"], attrs["else_branch"])
         if isinstance(args[0], Value | Counter | _Outside):
             names = self._behind(op.args["inputs"][0])
             raise LayoutError(
@@ -348,6 +352,30 @@ class Lowering:
             )
         taken = attrs["then_branch"] if bool(np.all(args[0])) else attrs["else_branch"]
         return self.inline(taken)
+
+    def _either(self, condition: Value, first: Program, second: Program) -> list[Any]:
+        """Both branches, and of each pair of outputs the one that the condition chooses.
+
+        A branch has no effects, so that it may be computed and not used.
+        """
+        chosen: list[Any] = []
+        condition = views.squeeze(self.c, condition, range(len(condition.axes)))
+        for a, b in zip(self.inline(first), self.inline(second), strict=True):
+            lost = next((v for v in (a, b) if isinstance(v, Lost)), None)
+            if lost is not None:
+                chosen.append(lost)
+                continue
+            if not all(isinstance(v, Value | np.ndarray) for v in (a, b)):
+                raise LayoutError("chooses between values that are not tensors", "use Where")
+            _refuse([a, b])
+            if _sizes(a) != _sizes(b):
+                raise LayoutError(
+                    f"chooses by a value that depends on the input between tensors of sizes "
+                    f"{list(_sizes(a))} and {list(_sizes(b))}",
+                    "give both branches one shape",
+                )
+            chosen.append(arith.where(self.c, condition, a, b))
+        return chosen
 
     def _behind(self, arg: Ref) -> list[str]:
         """Inputs of the program that a value is made of, the smallest first."""
@@ -389,6 +417,15 @@ class Lowering:
         for name, result in zip(op.outputs, results, strict=False):
             if name:
                 self.env[name] = result
+
+
+def _one(v: Value) -> bool:
+    """Whether a value has one element, whatever the number of frames."""
+    return math.prod(v.sizes) == 1 and not any(a.label == "T" for axis in v.axes for a in axis)
+
+
+def _sizes(x: Value | np.ndarray) -> tuple[int, ...]:
+    return file_sizes(x) if isinstance(x, Value) else x.shape
 
 
 def _refuse(args: list[Any]) -> None:
