@@ -47,6 +47,20 @@ def test_levels_have_an_edge(level: Close | Within | Snr, least: int) -> None:
         compare("a", "b", level, arrays(), arrays(least))
 
 
+@pytest.mark.parametrize("level", [Within(0.01), Snr(40.0)], ids=str)
+def test_differences_that_a_format_cannot_show_agree(level: Within | Snr) -> None:
+    want = {"y": arrays()["y"] / 1e4, "z": np.full((1, 6, 4), 1e-3)}
+    got = {"y": want["y"], "z": want["z"] + 5e-5}
+    with pytest.raises(VerifyError, match="value 'z'"):
+        compare("a", "b", level, want, got, {"z": 4e-5})
+    made = compare("a", "b", level, want, got, {"z": 6e-5})
+    assert made.level == f"{level}, or 6e-05"
+    assert made.worst is not None and not level.passes(made.worst)  # the figure is not hidden
+    assert compare("a", "b", level, want, want, {"z": 6e-5}).level == str(level)
+    with pytest.raises(VerifyError, match="value 'y'"):  # of one value, not of another
+        compare("a", "b", level, want, {"y": want["y"] + 0.05, "z": want["z"]}, {"z": 1.0})
+
+
 def test_missing_misshapen_and_infinite_values() -> None:
     with pytest.raises(VerifyError, match="gives shape None"):
         compare("a", "b", EXACT, arrays(), {})

@@ -23,7 +23,7 @@ from edgeseq.ir.text import to_text
 from edgeseq.kernels import HostStep
 from edgeseq.manifest import Accuracy, Confusion, Format, Verification
 from edgeseq.passes import Watch, to_step
-from edgeseq.quant import Quantised, QuantOptions, quantise, snr_db
+from edgeseq.quant import Quantised, QuantOptions, quantise, ranges, snr_db
 from edgeseq.verify import (
     EXACT,
     Level,
@@ -44,6 +44,9 @@ _WINDOWS = 64
 _TORCH = Within(1e-4)
 _STREAM = Within(1e-6)
 _HALF = Within(0.02)  # a file in half precision rounds to 11 bits at every operation
+# A bounded function is computed from others (a sigmoid is half a tanh and a half): it is right to
+# an ulp or two of its range, not of its value.
+_FLOAT32 = 2.0**-22
 _FILES = 4  # sequences that an ONNX file is run over, frame by frame
 
 
@@ -118,6 +121,32 @@ class Candidate:
             top = float(np.abs(real).max()) or 1.0
             shares.append(float(np.abs(from_stored(self.integer, name, stored) - real).max()) / top)
         return max(shares)
+
+    @cached_property
+    def ranges(self) -> dict[str, float]:
+        """Greatest magnitude of the real step's outputs, where their operations bound it."""
+        return ranges(self.step)
+
+    @property
+    def float_resolution(self) -> list[float]:
+        """What float32 shows of each output; 0 where that depends on its magnitude."""
+        return [_FLOAT32 * self.ranges.get(name, 0.0) for name in self.step.outputs]
+
+    def resolution(self, bits: int = 16) -> list[float]:
+        """Two units of each output: of its last rounding, and one that is carried there.
+
+        A model that answers "no" to all it is given has outputs of a few units: one unit is then
+        much of the greatest magnitude, and no fault.
+
+        Args:
+            bits: of activations. With 8, a unit is at least 1/256 of the output's range, however
+                fine its own format is.
+        """
+        coarse = 2.0**-8 if bits == 8 else 0.0
+        return [
+            2 * max(self.integer.types[b].scalar_scale, coarse * self.ranges.get(a, 0.0))
+            for a, b in zip(self.step.outputs, self.integer.outputs, strict=True)
+        ]
 
     @cached_property
     def text(self) -> str:
@@ -375,7 +404,8 @@ def _compared(
 ) -> Verification:
     names = made.model.graph.outputs
     first, second = (dict(zip(names, values, strict=True)) for values in (want, got))
-    return compare(stage, against, level, first, second)
+    resolution = dict(zip(names, made.float_resolution, strict=True))
+    return compare(stage, against, level, first, second, resolution)
 
 
 def _check_stream(made: Candidate) -> Verification:

@@ -40,6 +40,9 @@ from edgeseq.target import Target, Tier
 
 __all__ = ["candidate_info", "file_infos", "graph_digest", "manifest_of"]
 
+_QUIET = 0.01
+"""Share of an output's range below which its answers say little of its precision."""
+
 _PACKAGES = (
     "numpy",
     "numba",
@@ -111,7 +114,7 @@ def manifest_of(
         formats=tuple(formats),
         files=tuple(files),
         versions=_versions(),
-        notes=(*notes, *_sharpened(made)),
+        notes=(*notes, *_sharpened(made), *_quiet(made)),
     )
 
 
@@ -164,6 +167,18 @@ def _sharpened(made: Candidate) -> list[str]:
         return []
     shown = ", ".join(named[:6]) + (f" and {len(named) - 6} more" if len(named) > 6 else "")
     return [f"To come near the signal-to-noise ratio asked for, these read more bits: {shown}."]
+
+
+def _quiet(made: Candidate) -> list[str]:
+    """A sentence about outputs that hardly moved on the frames given, if any are so."""
+    tops = zip(made.step.outputs, made.reference, made.model.graph.outputs, strict=True)
+    ranges = {name: (float(np.abs(y).max(initial=0.0)), made.ranges.get(k)) for k, y, name in tops}
+    return [
+        f"Output {name} is at most {top:.2g} on the frames given, of a range of {whole:g}: add "
+        "frames to which the model answers, or its precision there is not known."
+        for name, (top, whole) in ranges.items()
+        if whole is not None and top < _QUIET * whole
+    ]
 
 
 def _model(placed: Placed) -> ModelInfo:

@@ -229,7 +229,8 @@ def _run_onnx(made: Candidate, files: Files, steps: int) -> None:
                 last = step(*[x[:, t] for x in tested])
             logits = last[0]
         engine = f"{path.name} in ONNX Runtime {onnxruntime.__version__}"
-        _note(made, format, path, engine, outs, logits, steps)
+        fine = made.float_resolution if format == "onnx_float" else made.resolution()
+        _note(made, format, path, engine, outs, logits, steps, fine)
 
 
 def _note_not_run(made: Candidate, format: FormatName, path: Path, stage: str, reason: str) -> None:
@@ -287,7 +288,8 @@ def _finish_tflite(runs: _TfliteRuns, made: Candidate, files: Files, steps: int)
             if s.available:
                 outs = runs.frames[format, s.engine].result().real
                 engine = f"{path.name} in {s.engine} {s.version}"
-                _note(made, format, path, engine, outs, logits, steps, judged=judged)
+                fine = made.resolution(8 if format == "tflite_int8" else 16)
+                _note(made, format, path, engine, outs, logits, steps, fine, judged=judged)
                 judged = True
             else:
                 against, _ = _want(made, format, steps)
@@ -324,6 +326,7 @@ def _note(
     outs: list[Array],
     logits: Array | None,
     steps: int,
+    fine: list[float],
     *,
     judged: bool = False,
 ) -> None:
@@ -331,7 +334,8 @@ def _note(
     graph = made.step if format == "onnx_float" else made.integer
     given = zip(graph.outputs, outs, strict=True)
     got = dict(zip(want, (per_step(graph, n, np.asarray(y, float)) for n, y in given), strict=True))
-    made.checks.append(compare(engine, against, _level(made, format), want, got))
+    resolution = dict(zip(want, fine, strict=True))
+    made.checks.append(compare(engine, against, _level(made, format), want, got, resolution))
     if not judged:
         reference = [y[:, :steps] for y in made.reference]
         made.results[format] = judge(

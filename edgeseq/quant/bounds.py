@@ -12,9 +12,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgeseq.ir.functions import FUNCTIONS
+from edgeseq.ir.graph import Graph
 from edgeseq.quant.structure import Held, Link, Site, Structure
 
-__all__ = ["ALL", "Interval", "intervals"]
+__all__ = ["ALL", "Interval", "intervals", "ranges"]
 
 Interval = tuple[float, float]
 ALL: Interval = (-np.inf, np.inf)
@@ -42,6 +43,16 @@ def intervals(structure: Structure) -> dict[str, Interval]:
             return found
         for key in wrong:
             del supposed[key]
+
+
+def ranges(step: Graph) -> dict[str, float]:
+    """Greatest magnitude of each output of a real step, where its operations bound it.
+
+    That of a sigmoid is 1, whatever it was seen to answer.
+    """
+    found = intervals(Structure(step))
+    tops = {name: max(map(abs, found[name])) for name in step.outputs}
+    return {name: float(top) for name, top in tops.items() if np.isfinite(top)}
 
 
 def _within_unit(found: Mapping[str, Interval], held: Held) -> bool:

@@ -12,11 +12,16 @@ import numpy.typing as npt
 from edgeseq.ir.graph import Graph
 from edgeseq.ir.interp import Interpreter
 from edgeseq.ir.io import store_prepared
+from edgeseq.quant.bounds import ranges
 from edgeseq.quant.calibrate import Observer
 
 __all__ = ["Bench", "Measured", "fold", "overlapped", "ratio_db", "snr_db"]
 
 Array = npt.NDArray[Any]
+
+_LEAST = 2.0**-10
+"""Of an output's range. What is smaller is a few units of a 16-bit format: no weight that is made
+wider brings it further from its rounding error."""
 
 
 def snr_db(reference: Array, value: Array) -> float:
@@ -61,7 +66,8 @@ class Measured:
 
     Attributes:
         noise: squared error of each output, by its name in the real step.
-        signal: squared magnitude of the real one.
+        signal: squared magnitude of the real one; of one that its operations bound, at least that
+            of a thousandth of the range.
         saturated: per node, (clamped, stored) elements.
     """
 
@@ -96,6 +102,9 @@ class Bench:
         self.batch, self.steps = frames[0].shape[:2]
         self.reference = self.real(step, observe)
         self.signal = {k: float(np.sum(y**2)) for k, y in self.reference.items()}
+        for k, top in ranges(step).items():
+            least = float(self.reference[k].size * (top * _LEAST) ** 2)
+            self.signal[k] = max(self.signal[k], least)
 
     def real(self, step: Graph, observe: Observer | None = None) -> dict[str, Array]:
         """Outputs of a real step with the inputs and outputs of this one, [B, T, *shape]."""
