@@ -133,6 +133,21 @@ class VerifyError(EdgeseqError):
     """Two stages or two back ends that must agree do not."""
 
 
+class LevelError(VerifyError):
+    """Two runs agree less closely than their level asks for.
+
+    Args:
+        what, where, fix: as of `EdgeseqError`.
+        figure: what was measured, with its unit.
+    """
+
+    def __init__(
+        self, what: str, *, figure: str, where: str | None = None, fix: str | None = None
+    ) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.figure = figure
+
+
 class BudgetError(VerifyError):
     """A tier's memory, latency or accuracy budget is missed."""
 

@@ -71,3 +71,32 @@ def test_the_signal_is_at_least_a_share_of_the_range() -> None:
     assert Bench(step, [x]).signal[name] == pytest.approx(100 * 2.0**-20)
     (loud,) = Bench(detector(0.0), [x]).signal.values()
     assert loud > 1.0
+
+
+def test_a_file_that_8_bits_are_too_few_for_is_left_out(tmp_path: Path) -> None:
+    """A small difference of large numbers, which 16-bit activations hold."""
+    g = Graph("difference")
+    x = g.add_input("x", Type((4,)))
+    weights = np.array([[1.0, 1.0, -1.0, -1.0]])
+    total = g.add_node("linear", [x, g.add_const("w", weights), g.add_const("b", np.zeros(1))])
+    g.outputs = [g.add_node("lut", [total], fn="elu")]
+    rng = np.random.default_rng(6)
+    level = rng.uniform(-100, 100, (700, 1))
+    frames = level + rng.normal(0, 0.05, (700, 4))
+    np.save(tmp_path / "frames.npy", frames.astype(np.float32))
+    settings = Settings(tiers=("M",), formats=("onnx", "tflite"), steps=300)
+    (built,) = compile_graph(
+        g, [load_target("linux-x86-64")], tmp_path / "out", calib=tmp_path / "frames.npy",
+        settings=settings,
+    )  # fmt: skip
+    (manifest,) = built.manifests
+    runs = {v.stage: v for v in manifest.verification if "tflite" in v.stage}
+    if not any(v.status == "passed" for v in runs.values()):
+        pytest.skip("no TFLite runtime here")
+    left = runs["model_int8.tflite"]
+    assert left.status == "not run"
+    assert left.reason is not None and "use model_int16x8.tflite" in left.reason
+    folder = next((tmp_path / "out").rglob("model_int16x8.tflite")).parent
+    assert not (folder / "model_int8.tflite").exists()
+    assert not any(f.file == "model_int8.tflite" for f in manifest.formats)
+    assert "model_int8.tflite" not in {f.name for f in manifest.files}

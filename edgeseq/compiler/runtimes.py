@@ -16,7 +16,7 @@ import numpy.typing as npt
 from edgeseq.compiler.candidate import Candidate, judge
 from edgeseq.compiler.models import Progress
 from edgeseq.emit import Job, format_of
-from edgeseq.errors import UnsupportedError
+from edgeseq.errors import LevelError, UnsupportedError
 from edgeseq.ir.blocks import per_frame, per_step
 from edgeseq.ir.graph import Graph
 from edgeseq.ir.io import from_stored
@@ -289,7 +289,14 @@ def _finish_tflite(runs: _TfliteRuns, made: Candidate, files: Files, steps: int)
                 outs = runs.frames[format, s.engine].result().real
                 engine = f"{path.name} in {s.engine} {s.version}"
                 fine = made.resolution(8 if format == "tflite_int8" else 16)
-                _note(made, format, path, engine, outs, logits, steps, fine, judged=judged)
+                try:
+                    _note(made, format, path, engine, outs, logits, steps, fine, judged=judged)
+                except LevelError as e:
+                    if format != "tflite_int8" or made.quantised.options.activation_bits == 8:
+                        raise
+                    _leave_out(made, files, format, e)
+                    judged = True
+                    break
                 judged = True
             else:
                 against, _ = _want(made, format, steps)
@@ -302,6 +309,25 @@ def _finish_tflite(runs: _TfliteRuns, made: Candidate, files: Files, steps: int)
                 bytes=path.stat().st_size,
                 reason="neither LiteRT nor tflite-runtime is installed",
             )
+
+
+def _leave_out(made: Candidate, files: Files, format: FormatName, why: LevelError) -> None:
+    """Take back a file that computes in 8 bits where the integer step does not.
+
+    8 bits may be too few for a model, which is no fault of the file; one that is of no use is not
+    given to anybody.
+    """
+    name = FILES[format]
+    reason = (
+        f"left out: 8-bit activations keep the outputs only {why.figure} above their error; "
+        f"use {FILES['tflite_int16x8']}"
+    )
+    (files.folder / name).unlink()
+    files.formats[:] = [f for f in files.formats if f.format != format]
+    del files.kinds[name]
+    made.checks[:] = [c for c in made.checks if not c.stage.startswith(name)]
+    made.checks.append(not_run(name, "integer step", str(_level(made, format)), reason))
+    made.results[format] = Accuracy(format=format, value=None, reason=reason)
 
 
 def _describe_tflite(files: Files, format: FormatName, path: Path, model: TfliteModel) -> None:

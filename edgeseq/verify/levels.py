@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgeseq.errors import VerifyError
+from edgeseq.errors import LevelError, VerifyError
 from edgeseq.manifest import Verification
 
 __all__ = ["EXACT", "Close", "Exact", "Level", "Snr", "Within", "compare", "not_run"]
@@ -155,8 +155,9 @@ def compare(
         What goes into the manifest.
 
     Raises:
-        VerifyError: a value is missing, has another shape, is not finite or differs by more than
-            the level allows; names the stage and the first differing value.
+        VerifyError: a value is missing, has another shape or is not finite.
+        LevelError: one differs by more than the level allows; names the stage and the first
+            differing element.
     """
     worst: float | None = None
     unresolved = 0.0
@@ -176,8 +177,9 @@ def compare(
         if not level.passes(figure) and fine and _apart(want, got) <= fine:
             unresolved = max(unresolved, fine)
         elif not level.passes(figure):
-            raise VerifyError(
+            raise LevelError(
                 f"{level} is broken: {figure:.6g} {level.unit}; {_first(level, want, got)}",
+                figure=f"{figure:.3g} {level.unit}",
                 where=f"stage {stage!r} against {against!r}, value {name!r}",
                 fix="this is a fault of edgeseq or of that runtime: keep the model and report it",
             )
