@@ -133,3 +133,25 @@ def test_8_bits_are_within_their_level(
     graph, frames = made(case, near=False)
     model = emit_tflite(graph, activations="int8", frames=frames)
     assert compare_tflite(graph, model, *frames, engine=engine).lsb <= 2
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_powers_whose_logarithm_is_taken(engine: str, bits: int) -> None:  # noqa: F811
+    """A matrix product reads a 32-bit value in two halves; both keep what the logarithm needs."""
+    b = Build("powers", seed=2)
+    x = b.input("x", 32)
+    turns = 2 * np.pi * np.outer(np.arange(17), np.arange(32)) / 32
+    parts = [b("linear", x, b.const(f(turns))) for f in (np.cos, np.sin)]
+    power = b("add", *(b("mul", p, p) for p in parts))
+    bands = b("linear", power, b.const(np.abs(b.rng.normal(size=(6, 17)))), b.const([1e-4] * 6))
+    b.g.outputs = [b("wide", bands, fn="log")]
+    # Loud and quiet by turns: powers over eight decades.
+    sizes = 10.0 ** np.random.default_rng(5).uniform(-3.0, 1.0, (2, 60, 1))
+    real = [sizes * np.random.default_rng(6).normal(size=(2, 60, 32))]
+    graph = quantise(b.g, real, QuantOptions(weight_bits=bits)).graph
+    frames = [to_stored(graph, "x", real[0])]
+    model = emit_tflite(graph, frames=frames)
+    # The products that go in are integer: their weights stay as narrow as they are.
+    assert not {n.name for n in graph.nodes if n.op == "linear"} - {bands} & set(model.float_nodes)
+    found = compare_tflite(graph, model, *frames, engine=engine)
+    assert found.lsb < 0.01 * 2**15

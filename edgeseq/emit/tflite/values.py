@@ -252,6 +252,7 @@ class Values:
         that ends in a softmax is none of them: its range is that of what was multiplied.
         """
         long = {v for v, t in self.graph.types.items() if t.dtype == "i32"} - {*self.graph.consts}
+        long |= self._halves(long)
         found: set[str] = set()
         ranged: set[str] = set()  # those that end in a wide function
         for node in reversed(self.graph.nodes):
@@ -266,6 +267,18 @@ class Values:
                 found |= operands
         products = {n.output for n in self.graph.nodes if n.op in _PRODUCTS}
         return (ranged | (found - products)) - self._wide
+
+    def _halves(self, long: set[str]) -> set[str]:
+        """The 16-bit parts of 32-bit values that are read in two: what is rounded, and the rest."""
+        types, high, found = self.graph.types, dict[str, str](), set[str]()
+        for node in self.graph.nodes:
+            if types[node.output].dtype != "i16" or node.inputs[0] not in long:
+                continue
+            if node.op == "rescale":
+                high[node.output] = node.inputs[0]
+            elif node.op == "add" and high.get(node.inputs[1]) == node.inputs[0]:
+                found |= {node.output, node.inputs[1]}
+        return found
 
     def delicate(self) -> set[str]:
         """Values on the way to an index, a comparison or a function of large dynamic range.
