@@ -172,12 +172,20 @@ def _detached(x: Any) -> Any:
 
 
 def _windowed(given: tuple[Any, ...], options: ImportOptions) -> tuple[Any, ...]:
-    """The example with as many frames as a window has."""
+    """The example with as many frames as a window has.
+
+    Time is the axis that is stated, else one that is as long as the window, else the usual one.
+    """
     assert options.window is not None
     out = []
     main = next(x for x in given if isinstance(x, torch.Tensor))
     axis = options.time_axis_of("") if not isinstance(options.time_axis, dict) else None
-    axis = axis if axis is not None else 1 if main.dim() > 2 or not main.is_floating_point() else 0
+    if axis is None:
+        usual = 1 if main.dim() > 2 or not main.is_floating_point() else 0
+        rest = [i for i in range(main.dim()) if main.dim() < 3 or i]
+        order = sorted(rest, key=lambda i: i != usual)
+        long = [i for i in order if main.shape[i] == options.window]
+        axis = next((i for i in long or order if main.shape[i] > 1), usual)
     axis = min(axis, main.dim() - 1)
     frames = main.shape[axis]
     for x in given:
