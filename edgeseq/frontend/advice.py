@@ -56,8 +56,6 @@ _ONNX: dict[str, tuple[str, str]] = {
     "Floor": ("rounds", "quantisation is done after import"),
     "Ceil": ("rounds", "quantisation is done after import"),
     "Mod": ("takes a remainder", "use a table of your own before the model"),
-    "DFT": ("is a Fourier transform", "use a convolution with a fixed basis"),
-    "STFT": ("is a Fourier transform", "use a convolution with a fixed basis"),
     "DynamicQuantizeLinear": (
         "chooses its scale while it runs",
         "export the float model: edgeseq quantises it",

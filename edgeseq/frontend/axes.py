@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Atom", "Axes", "LayoutError", "Value", "regroup"]
+__all__ = ["Atom", "Axes", "LayoutError", "Value", "after_end", "regroup"]
 
 
 class LayoutError(ValueError):
@@ -28,10 +28,16 @@ class LayoutError(ValueError):
 
 @dataclass(frozen=True)
 class Atom:
-    """A factor of an axis: its label ('B', 'T' or 'F') and its size in the example."""
+    """A factor of an axis: its label ('B', 'T' or 'F') and its size in the example.
+
+    Attributes:
+        after: of time, frames among them that come after the input has ended: a stream, which does
+            not end, never gets to them.
+    """
 
     label: str
     size: int
+    after: int = 0
 
 
 Axis = tuple[Atom, ...]
@@ -109,6 +115,11 @@ class Value:
 
 def size_of(axis: Axis) -> int:
     return math.prod(a.size for a in axis)
+
+
+def after_end(axes: Axes) -> int:
+    """Frames that come after the end of the input (`Atom.after`)."""
+    return max((a.after for axis in axes for a in axis), default=0)
 
 
 def kind_of(axis: Axis) -> str:

@@ -17,13 +17,18 @@ from edgeseq.frontend.program import Operation
 from edgeseq.ir import Graph, Node
 from edgeseq.ir.functions import FUNCTIONS
 
-__all__ = ["LOWER", "AxisConflict", "Context", "lowers"]
+__all__ = ["LOWER", "LOWER_COMPLEX", "AxisConflict", "Context", "lowers", "lowers_complex"]
 
 Array = npt.NDArray[Any]
 Lowering = Callable[..., Any]
 
 LOWER: dict[str, Lowering] = {}
 """Lowering functions by the operator's name without namespace and overload."""
+
+LOWER_COMPLEX: dict[str, Lowering] = {}
+"""The same for operators that are given complex numbers."""
+
+_PARTS = "compute with its real and imaginary parts"
 
 # Bounds that no model for a small device comes near and a hostile file must not pass: elements of
 # one frame, nodes of the Graph, elements of all its constants.
@@ -43,6 +48,20 @@ def lowers(*names: str) -> Callable[[Lowering], Lowering]:
     def register(fn: Lowering) -> Lowering:
         for name in names:
             LOWER[name] = fn
+        return fn
+
+    return register
+
+
+def lowers_complex(*names: str) -> Callable[[Lowering], Lowering]:
+    """Register a lowering for operators `names` where an argument is complex.
+
+    As `lowers`; such an argument is a `Complex` of two Values, or a complex array.
+    """
+
+    def register(fn: Lowering) -> Lowering:
+        for name in names:
+            LOWER_COMPLEX[name] = fn
         return fn
 
     return register
@@ -159,6 +178,8 @@ class Context:
 
     def const(self, array: Any, suffix: str = "const") -> str:
         """A constant of the Graph, stored as float32; equal ones are stored once."""
+        if np.iscomplexobj(array):
+            raise LayoutError("computes with a complex constant", _PARTS)
         stored = np.asarray(array, np.float32, order="C")
         if not np.all(np.isfinite(stored)):
             raise LayoutError("a constant is NaN, infinite or beyond float32")

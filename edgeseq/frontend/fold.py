@@ -20,7 +20,10 @@ MAX_ELEMENTS = 1 << 24
 FOLD: dict[str, Callable[..., Any]] = {}
 
 # Element types as the schema numbers them (an argument `dtype` arrives as such a number).
-_TYPES = {1: "u1", 2: "i1", 3: "i2", 4: "i4", 5: "i8", 6: "f4", 7: "f4", 8: "f8", 12: "?", 13: "f4"}
+_TYPES = {
+    1: "u1", 2: "i1", 3: "i2", 4: "i4", 5: "i8", 6: "f4", 7: "f4", 8: "f8", 10: "c8", 11: "c16",
+    12: "?", 13: "f4",
+}  # fmt: skip
 """Half precision counts as float32: constants are stored as such."""
 
 
@@ -385,7 +388,8 @@ def _sym_size(self: Any, dim: int) -> Any:
 
 
 def _dims(dim: Any) -> Any:
-    return tuple(dim) if isinstance(dim, list) else dim
+    """Axes as numpy takes them; an empty list, as None, is all of them."""
+    return None if dim is None or dim == [] else tuple(dim) if isinstance(dim, list) else dim
 
 
 @_fold("sum")

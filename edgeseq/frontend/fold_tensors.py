@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeseq.frontend.fold import _bounded, _fold, _type
+from edgeseq.frontend.fold import _bounded, _dims, _fold, _type
 
 # -- elements by number --------------------------------------------------------------------------
 
@@ -195,10 +195,6 @@ def _hamming(
 # -- sums and products ---------------------------------------------------------------------------
 
 
-def _dims(dim: Any) -> Any:
-    return None if dim is None or dim == [] else tuple(dim) if isinstance(dim, list) else dim
-
-
 @_fold("amax")
 def _amax(self: Any, dim: Any = None, keepdim: bool = False) -> Any:
     return np.max(self, axis=_dims(dim), keepdims=keepdim)
@@ -215,7 +211,7 @@ def _max(self: Any, dim: Any = None, keepdim: bool = False, other: Any = None) -
         return np.maximum(self, other)
     if dim is None:
         return np.max(self)
-    return [np.max(self, axis=dim, keepdims=keepdim), np.argmax(self, axis=dim)]
+    return [np.max(self, axis=dim, keepdims=keepdim), np.argmax(self, axis=dim, keepdims=keepdim)]
 
 
 @_fold("min")
@@ -224,7 +220,7 @@ def _min(self: Any, dim: Any = None, keepdim: bool = False, other: Any = None) -
         return np.minimum(self, other)
     if dim is None:
         return np.min(self)
-    return [np.min(self, axis=dim, keepdims=keepdim), np.argmin(self, axis=dim)]
+    return [np.min(self, axis=dim, keepdims=keepdim), np.argmin(self, axis=dim, keepdims=keepdim)]
 
 
 @_fold("var")

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from edgeseq.errors import GraphError, ModelError, Problem
-from edgeseq.frontend import fold_tensors  # noqa: F401 - registers its rules
+from edgeseq.frontend import fold_spectrum, fold_tensors  # noqa: F401 - register their rules
 from edgeseq.frontend.advice import advice_for
 from edgeseq.frontend.axes import Atom, LayoutError, Value
-from edgeseq.frontend.context import LOWER, AxisConflict, Context
+from edgeseq.frontend.build.spectrum import Complex
+from edgeseq.frontend.context import LOWER, LOWER_COMPLEX, AxisConflict, Context
 from edgeseq.frontend.fold import FOLD, MAX_ELEMENTS
 from edgeseq.frontend.past import still_scores
 from edgeseq.frontend.program import Operation, Program, Ref, Symbol, graph_name, refs_of
@@ -47,7 +48,7 @@ class Lost:
 class Outside:
     """A value of the program around a loop, read inside it."""
 
-    value: Value
+    value: Value | Complex
 
 
 class Lowering:
@@ -163,7 +164,7 @@ class Lowering:
                 return self.env[arg.name]
             if self.outer is not None:
                 found = self.outer.resolve(arg)
-                return Outside(found) if isinstance(found, Value) else found
+                return Outside(found) if isinstance(found, Value | Complex) else found
             raise ModelError(
                 f"value {arg.name[:80]!r} is read before it is defined",
                 where=self.program.where,
@@ -198,7 +199,7 @@ class Lowering:
                     "reads inside a loop over the frames what is computed outside of it",
                     "compute it inside the loop",
                 )
-            moving = next(_find(args.values(), Value), None) is not None
+            moving = next(_find(args.values(), (Value, Complex)), None) is not None
             if op.in_place:
                 self._check_in_place(op)
             results = self._lowered(op, args) if moving else self._folded(op, args)
@@ -227,14 +228,17 @@ class Lowering:
         self.bind_outputs(op, [Lost(len(self.problems))] * len(op.outputs))
 
     def _lowered(self, op: Operation, args: dict[str, Any]) -> Any:
-        fn = LOWER.get(op.base) if op.target.split(".")[0] in _NAMESPACES else None
+        of_parts = any(map(_is_complex, _find(args.values(), (Complex, np.ndarray, complex))))
+        table = LOWER_COMPLEX if of_parts else LOWER
+        fn = table.get(op.base) if op.target.split(".")[0] in _NAMESPACES else None
         if fn is None:
-            raise LayoutError(*advice_for(op.base))
+            why, fix = advice_for(op.base)
+            raise LayoutError(*((_NOT_COMPLEX, _PARTS) if of_parts else (why, fix)))
         self._refuse_symbols(op, args)
         self.c.weighted.clear()
         made = fn(self.c, **args)
         results = made if isinstance(made, list) else [made]
-        still_scores(args.values(), results, self.c.weights)
+        still_scores(list(_reals(args.values())), list(_reals(results)), self.c.weights)
         return made
 
     def _folded(self, op: Operation, args: dict[str, Any]) -> Any:
@@ -292,7 +296,7 @@ class Lowering:
 
     def _check_length(self, op: Operation, results: Any) -> None:
         """Where the file leaves the length open, no sequence has a fixed number of frames in it."""
-        if not self.open:
+        if not self.open or (op.base in _RECURRENT) or self._is_fixed(op):
             return
         for name, v in zip(op.outputs, results if isinstance(results, list) else [results],
                            strict=False):  # fmt: skip
@@ -305,6 +309,19 @@ class Lowering:
                         f"makes {meta.sizes[d]} frames of a sequence of any length",
                         "derive sizes from x.shape, or compile in window mode (--window N --hop N)",
                     )
+
+    def _is_fixed(self, op: Operation) -> bool:
+        """Whether all sequences that an operation reads have a fixed length in the file already."""
+        found = False
+        for ref in (r for a in op.args.values() for r in refs_of(a)):
+            v, meta = self.env.get(ref.name), self.program.metas.get(ref.name)
+            if not isinstance(v, Value) or meta is None or len(meta.sizes) != len(v.axes):
+                continue
+            times = [d for d, axis in enumerate(v.axes) if any(a.label == "T" for a in axis)]
+            if any(d in meta.open for d in times):
+                return False
+            found = found or bool(times)
+        return found
 
     def _check_in_place(self, op: Operation) -> None:
         tensor = next((r.name for a in op.args.values() for r in refs_of(a)), "")
@@ -327,6 +344,9 @@ _CHECKS = frozenset(
     {"_assert_scalar", "_assert_async", "_assert_tensor_metadata", "sym_constrain_range_for_size"}
 )
 
+# Layers that answer every frame; the exporter may state the example's length of their results.
+_RECURRENT = frozenset({"gru", "lstm", "rnn_tanh", "rnn_relu"})
+
 # Operators that make a constant of the shape of a value.
 _SHAPED = frozenset({"zeros_like", "ones_like", "full_like", "empty_like"})
 
@@ -336,7 +356,21 @@ _SIZED = frozenset(
 )
 
 
-def _find(values: Iterable[Any], kind: type) -> Any:
+_NOT_COMPLEX = "has no rule for complex numbers"
+_PARTS = "compute with the real and imaginary parts (torch.view_as_real)"
+
+
+def _is_complex(x: Any) -> bool:
+    return isinstance(x, Complex) or bool(np.iscomplexobj(x))
+
+
+def _reals(values: Iterable[Any]) -> Any:
+    """All Values, of complex ones both parts."""
+    for v in _find(values, (Value, Complex)):
+        yield from (v.re, v.im) if isinstance(v, Complex) else (v,)
+
+
+def _find(values: Iterable[Any], kind: type | tuple[type, ...]) -> Any:
     for v in values:
         if isinstance(v, kind):
             yield v

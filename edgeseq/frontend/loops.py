@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, kind_of, size_of
+from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, after_end, kind_of, size_of
 from edgeseq.frontend.build import views
+from edgeseq.frontend.build.spectrum import Complex
 from edgeseq.frontend.context import Array
 from edgeseq.frontend.interpret import Lost, Lowering, Outside
 from edgeseq.frontend.past import refuse_scores
@@ -33,15 +35,16 @@ def run_loop(low: Lowering, op: Operation) -> None:
     for v in (*read, *sources):
         if isinstance(v, Value):
             refuse_scores(v)
-    timed = [isinstance(v, Value) and v.kind(d) == "T"
-             for v, (_, d, _) in zip(sources, loop.sources, strict=True)]  # fmt: skip
+    timed = [isinstance(p, Value) and p.kind(d) == "T"
+             for v, (_, d, _) in zip(sources, loop.sources, strict=True)
+             for p in _parts(v)]  # fmt: skip
     if any(timed):
         if not all(timed):
             raise LayoutError("runs over frames and over something else at once")
         results = _Recurrence(low, op, loop, sources).over_time()
         low.bind_outputs(op, results)
         return
-    moving = [v for v in sources if isinstance(v, Value)]
+    moving = [v for v in sources if isinstance(v, Value | Complex)]
     if len(moving) == len(sources) and (loop.turns > _MOST_WRITTEN_OUT or not loop.plain):
         before = len(low.problems)
         try:
@@ -62,32 +65,47 @@ def run_loop(low: Lowering, op: Operation) -> None:
 class _Recurrence:
     """One loop as a `scan`."""
 
-    def __init__(self, low: Lowering, op: Operation, loop: Loop, sources: list[Value]) -> None:
-        self.low, self.c, self.op, self.loop, self.sources = low, low.c, op, loop, sources
-        self.initial = [low.resolve(a) for a in loop.initial]
+    def __init__(
+        self, low: Lowering, op: Operation, loop: Loop, sources: list[Value | Complex]
+    ) -> None:
+        self.low, self.c, self.op, self.loop, self.given = low, low.c, op, loop, sources
+        # Complex numbers run as two sequences and two states.
+        self.sources: list[Value] = []
+        self.dims: list[int] = []
         self.elements: list[Axes] = []
-        for v, (_, d, keep) in zip(sources, loop.sources, strict=True):
-            rest = (*v.axes[:d], *([()] if keep else []), *v.axes[d + 1 :])
-            self.elements.append(rest)
+        for source, (_, d, keep) in zip(sources, loop.sources, strict=True):
+            for v in _parts(source):
+                self.sources.append(v)
+                self.dims.append(d)
+                self.elements.append((*v.axes[:d], *([()] if keep else []), *v.axes[d + 1 :]))
+        self.starts = [low.resolve(a) for a in loop.initial]
+        self.pairs = [len(_parts(s)) == 2 for s in self.starts]
+
+    @property
+    def initial(self) -> list[Any]:
+        """The states before the first turn, complex ones as two."""
+        return [p for s, pair in zip(self.starts, self.pairs, strict=True) for p in _parts(s, pair)]
 
     # -- the body --------------------------------------------------------------------------
 
-    def _body(self, axes: list[Axes]) -> tuple[Lowering, list[Value], list[Value]]:
+    def _body(self, axes: list[Axes]) -> tuple[Lowering, list[Any], list[Any]]:
         """The lowered body, its states after a turn and the collected values, given the states'
         axes."""
         loop, low = self.loop, self.low
         inner = Lowering(loop.body, Graph("turn"), context=low.c.context, mode="step", outer=low)
         inner.c.used |= {c.source.name for c in loop.collected} | loop.body.used()
         g = inner.c.graph
-        names = loop.body.inputs
-        for k, (name, element) in enumerate(zip(names, self.elements, strict=False)):
+        parts: list[Value] = []
+        for k, element in enumerate(self.elements):
             shape = Value("", element).frame or (1,)
             made = g.add_input(f"x{k}" if k else "x", Type(shape))
-            inner.env[name] = inner.c.view(Value(made, element), element)
-        for k, (name, layout) in enumerate(zip(names[len(self.elements) :], axes, strict=True)):
+            parts.append(inner.c.view(Value(made, element), element))
+        for k, layout in enumerate(axes):
             shape = Value("", layout).frame or (1,)
             made = g.add_state(f"s{k}", Type(shape), self._start(k, layout, shape))
-            inner.env[name] = inner.c.view(Value(made, layout), layout)
+            parts.append(inner.c.view(Value(made, layout), layout))
+        double = [*(isinstance(v, Complex) for v in self.given), *self.pairs]
+        inner.env.update(zip(loop.body.inputs, _joined(parts, double), strict=True))
         before = len(low.problems)
         inner.run()
         after = [inner.resolve(r) for r in loop.body.outputs]
@@ -121,7 +139,15 @@ class _Recurrence:
         """
         axes = [self._guess(k) for k in range(len(self.initial))]
         for _ in range(4):
-            inner, after, found = self._body(axes)
+            inner, states, found = self._body(axes)
+            became = [isinstance(v, Complex) for v in states]
+            if became != self.pairs:
+                if any(pair and not now for pair, now in zip(self.pairs, became, strict=True)):
+                    raise LayoutError("carries a complex state that becomes real")
+                self.pairs = became
+                axes = [self._guess(k) for k in range(len(self.initial))]
+                continue
+            after = [p for v in states for p in _parts(v)]
             made: list[Axes] = []
             for k, v in enumerate(after):
                 if not isinstance(v, Value):
@@ -141,7 +167,7 @@ class _Recurrence:
         start = self.initial[k]
         if isinstance(start, Value):
             return start.axes
-        if isinstance(start, Outside):
+        if isinstance(start, Outside) and isinstance(start.value, Value):
             return start.value.axes
         batch = [a for axes in self.elements for axis in axes for a in axis if a.label == "B"]
         axes: list[tuple[Atom, ...]] = []
@@ -157,7 +183,10 @@ class _Recurrence:
     def _finish(
         self, inner: Lowering, after: list[Value], found: list[Any]
     ) -> tuple[Graph, list[str], list[Value]]:
-        """The body's Graph with its states set; the names of the collected values in it."""
+        """The body's Graph with its states set; the names of the collected values in it.
+
+        Of complex ones, those of both parts, one after the other.
+        """
         g = inner.c.graph
         for state, v in zip(list(g.states), after, strict=True):
             name = v.name
@@ -167,7 +196,7 @@ class _Recurrence:
                 )
             state.output = name
         values: list[Value] = []
-        for v in found:
+        for v in (part for value in found for part in _parts(value)):
             if not isinstance(v, Value):
                 raise LayoutError("collects a constant in every turn")
             values.append(inner.c.real(v))
@@ -184,7 +213,7 @@ class _Recurrence:
 
     # -- over time, over a frame -----------------------------------------------------------
 
-    def over_time(self) -> list[Value]:
+    def over_time(self) -> list[Any]:
         """A `scan` over the sequence, whose states the stream keeps."""
         c = self.c
         if any(isinstance(s, Value | Outside) for s in self.initial):
@@ -206,51 +235,58 @@ class _Recurrence:
         inputs = inputs[: len(body.inputs)]
         c.graph.add_node("scan", inputs, name=name, body=body, reverse=self.loop.reverse)
         made = dict(zip(body.outputs, c.graph.nodes[-1].outputs, strict=True))
-        time = (Atom("T", self.loop.turns),)
+        late = max(after_end(v.axes) for v in self.sources)
+        time = (Atom("T", self.loop.turns, late),)
         results = []
-        for what, inside, v in zip(self.loop.collected, names, values, strict=True):
+        collected = [what for what, v in zip(self.loop.collected, found, strict=True)
+                     for _ in _parts(v)]  # fmt: skip
+        for what, inside, v in zip(collected, names, values, strict=True):
             out = made[inside]
             if what.kind == "last":
                 if self.loop.reverse:
                     raise LayoutError(
                         "gives the last state of a loop that runs backward", "use its outputs"
                     )
+                if late:
+                    raise LayoutError("gives the last state of frames that come after the input")
                 last = c.graph.add_node("last", [out], name=c.unique(f"{name}.last"))
                 results.append(c.view(Value(last, v.axes), v.axes))
             else:
                 results.append(self._placed(what, out, v, time))
-        return results
+        return _joined(results, [isinstance(v, Complex) for v in found])
 
     def _placed(self, what: Collected, out: str, v: Value, turns: tuple[Atom, ...]) -> Value:
         """All turns of a value, along the axis where they are collected."""
         c, inner = self.c, v.axes
         rank = len(inner) + (what.kind == "stack")
         d = what.dim % rank
-        if what.kind == "cat":
-            if size_of(inner[d]) != 1:
-                raise LayoutError("joins several elements a turn along the axis of the turns")
+        several = what.kind == "cat" and size_of(inner[d]) != 1
+        if what.kind == "cat" and not several:
             inner = (*inner[:d], *inner[d + 1 :])
         axes = (turns, *inner)
         seen = c.view(Value(out, axes), axes)
         order = [*range(1, len(axes))]
         order.insert(d, 0)
-        return views.permute(c, seen, order)
+        y = views.permute(c, seen, order)
+        if several:  # the elements of a turn, then those of the next, as one axis
+            sizes = y.sizes
+            y = views.reshape(c, y, [*sizes[:d], sizes[d] * sizes[d + 1], *sizes[d + 2 :]])
+        return y
 
-    def over_frame(self) -> list[Value]:
+    def over_frame(self) -> list[Any]:
         """A `scan` within one frame."""
         c, n = self.c, self.loop.turns
         inner, after, found = self._settled()
         body, names, values = self._finish(inner, after, found)
         name = c.unique(c.name())
         inputs = []
-        for x, (_, d, _), want in zip(self.sources, self.loop.sources, body.inputs, strict=True):
+        for x, d, want in zip(self.sources, self.dims, body.inputs, strict=True):
             if kind_of(x.axes[d]) != "F":
                 raise LayoutError("runs over an axis that is not of features")
             order = [d, *(i for i in range(len(x.axes)) if i != d)]
             v = c.real(views.permute(c, x, order))
             inputs.append(self._shaped(v.name, (n, *body.types[want].shape)))
-        for k, state in enumerate(body.states):
-            start = self.initial[k]
+        for start, state in zip(self.initial, body.states, strict=True):
             if isinstance(start, Value):
                 source = c.real(start).name
             else:
@@ -262,17 +298,40 @@ class _Recurrence:
         made = dict(zip(body.outputs, outs, strict=False))
         turns = (Atom("F", n),)
         results = []
-        for what, inside, v in zip(self.loop.collected, names, values, strict=True):
+        collected = [what for what, v in zip(self.loop.collected, found, strict=True)
+                     for _ in _parts(v)]  # fmt: skip
+        for what, inside, v in zip(collected, names, values, strict=True):
             stacked = self._placed(replace_kind(what), made[inside], v, turns)
             if what.kind == "last":
                 stacked = views.select(c, stacked, 0, 0 if self.loop.reverse else n - 1)
             results.append(stacked)
-        return results
+        return _joined(results, [isinstance(v, Complex) for v in found])
 
     def _shaped(self, name: str, shape: tuple[int, ...]) -> str:
         if self.c.graph.types[name].shape == shape:
             return name
         return self.c.graph.add_node("reshape", [name], name=self.c.name("turns"), shape=shape)
+
+
+def _parts(x: Any, pair: bool = False) -> list[Any]:
+    """The real and the imaginary part of something complex, or of what is to be; else itself."""
+    if isinstance(x, Complex):
+        return [x.re, x.im]
+    if isinstance(x, Outside) and isinstance(x.value, Complex):
+        return [Outside(x.value.re), Outside(x.value.im)]
+    if np.iscomplexobj(x):
+        return [np.real(x), np.imag(x)]
+    if not pair:
+        return [x]
+    if isinstance(x, Value | Outside):
+        raise LayoutError("starts a complex state from a real value", "make it complex before")
+    return [x, None if x is None else np.zeros_like(x)]
+
+
+def _joined(parts: Sequence[Any], double: Sequence[bool]) -> list[Any]:
+    """Values again: two parts of each that is complex."""
+    left = iter(parts)
+    return [Complex(next(left), next(left)) if two else next(left) for two in double]
 
 
 def replace_kind(what: Collected) -> Collected:

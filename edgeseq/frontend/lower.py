@@ -19,9 +19,10 @@ import numpy as np
 
 from edgeseq.errors import GraphError, ModelError, Problem, UnsupportedError, UsageError
 from edgeseq.frontend import lowerings
-from edgeseq.frontend.axes import LayoutError, Value
+from edgeseq.frontend.axes import LayoutError, Value, after_end
 from edgeseq.frontend.build.rates import framed
-from edgeseq.frontend.context import LOWER, AxisConflict
+from edgeseq.frontend.build.spectrum import Complex
+from edgeseq.frontend.context import LOWER, LOWER_COMPLEX, AxisConflict
 from edgeseq.frontend.interpret import DAMAGED, Lost, Lowering
 from edgeseq.frontend.options import ImportOptions
 from edgeseq.frontend.pairing import keeps
@@ -47,7 +48,7 @@ _MAX_OPERATIONS = 5_000
 
 def supported() -> list[str]:
     """Names of the operators that can be compiled (without namespace and overload)."""
-    return sorted(LOWER)
+    return sorted({*LOWER, *LOWER_COMPLEX})
 
 
 def lower(
@@ -88,7 +89,8 @@ def lowered(
     Yields:
         The checked Graph. ``meta["axes"]`` says how the tensors of the original model lay, one
         letter per axis ('B' batch, 'T' time, 'F' features, '1' size one), for the inputs and
-        outputs of the Graph; ``meta["mode"]`` is 'stream', 'step' or 'window'.
+        outputs of the Graph, and under "after" how many frames each output has in the model that
+        come after the end of the input; ``meta["mode"]`` is 'stream', 'step' or 'window'.
 
     Raises:
         UnsupportedError, ModelError, UsageError: as `lower`.
@@ -233,7 +235,7 @@ class _Run:
         low.run()
         self.attends, self.bands, self.reached = low.c.unlimited, low.c.bands, low.reached
         problems: list[Problem] = list(low.problems)
-        outputs, layouts = self._outputs(low, problems)
+        outputs, layouts, after = self._outputs(low, problems)
         lost = len(outputs) < len(self._answers())
         if self.reading.mode != "stream":
             for state in self.states:
@@ -244,7 +246,7 @@ class _Run:
             raise ModelError("has no output", where=self.program.where, fix="return a tensor")
         self.graph.prune()
         ports = self._drop_unread(low)
-        self._describe(ports, layouts)
+        self._describe(ports, layouts, after)
         try:
             check(self.graph, after="lower")
         except GraphError as e:
@@ -268,15 +270,21 @@ class _Run:
         given = [i for i, out in enumerate(self.program.outputs) if out is not None]
         return [i for i in given if i not in self.carried] or given
 
-    def _outputs(self, low: Lowering, problems: list[Problem]) -> tuple[list[int], list[str]]:
+    def _outputs(
+        self, low: Lowering, problems: list[Problem]
+    ) -> tuple[list[int], list[str], list[int]]:
+        """Numbers of the outputs that could be made, their layouts and `Atom.after`."""
         made: list[int] = []
         layouts: list[str] = []
+        after: list[int] = []
         for i in self._answers():
             value = low.resolve(self.program.outputs[i])
             if isinstance(value, Lost):
                 continue
             label = f"output {i}"
             try:
+                if isinstance(value, Complex):
+                    raise LayoutError("is complex", "return torch.view_as_real of it")
                 if not isinstance(value, Value):
                     raise LayoutError("does not depend on the input", "do not return it")
                 refuse_scores(value)
@@ -298,7 +306,8 @@ class _Run:
             self.graph.outputs.append(value.name)
             made.append(i)
             layouts.append(layout)
-        return made, layouts
+            after.append(after_end(value.axes))
+        return made, layouts, after
 
     def _carry(self, low: Lowering, state: Carried, problems: list[Problem]) -> bool:
         """Let what the program makes of a state be the state after the step."""
@@ -355,7 +364,7 @@ class _Run:
 
     # -- what is known of it ---------------------------------------------------------------
 
-    def _describe(self, ports: Sequence[str], outputs: Sequence[str]) -> None:
+    def _describe(self, ports: Sequence[str], outputs: Sequence[str], after: Sequence[int]) -> None:
         reading = self.reading
         self.graph.meta = {
             "source": "torch.export",
@@ -363,6 +372,7 @@ class _Run:
             "axes": {
                 "inputs": [reading.layout(self.program, n) for n in ports],
                 "outputs": list(outputs),
+                **({"after": list(after)} if any(after) else {}),
             },
         }
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeseq.errors import GraphError, ModelError, Problem, UnsupportedError, UsageError
-from edgeseq.frontend.axes import LayoutError, Value
+from edgeseq.frontend.axes import LayoutError, Value, after_end
 from edgeseq.frontend.build.rates import framed
 from edgeseq.frontend.onnx_axes import Layout, layouts, open_sizes
 from edgeseq.frontend.onnx_chunks import Side, first_gap
@@ -319,6 +319,7 @@ def _lowered(
     answers = all(isinstance(o, Ref) and o.name in state_outputs for o in program.outputs)
     lost = False
     letters: dict[str, str] = {}
+    after: list[int] = []
     tensors: list[tuple[tuple[int, ...], int | None]] = []
     for i, out in enumerate(program.outputs):
         label = out.name if isinstance(out, Ref) else str(i)
@@ -362,6 +363,7 @@ def _lowered(
         graph.outputs.append(value.name)
         letters[label], at = _letters(low, value, mode, frames)
         tensors.append((value.sizes, at))
+        after.append(after_end(value.axes))
     if lost or (problems and not graph.outputs):
         error = _unsupported(program, problems, mode)
         error.done = 1.0 - low.spent.lost / max(low.spent.operations, 1)
@@ -384,6 +386,7 @@ def _lowered(
                 _layout(plans[files.get(v, v)]) for v in graph.inputs if files.get(v, v) in plans
             ],
             "outputs": list(letters.values()),
+            **({"after": after} if any(after) else {}),
         },
         "onnx": {
             "mode": mode,

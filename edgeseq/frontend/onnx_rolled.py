@@ -185,10 +185,13 @@ def _placed(low: Lowering, what: Collected, y: Value, turns: int) -> Any:
     if not -rank <= what.dim < rank:
         raise LayoutError(f"collects along axis {what.dim} of {rank}")
     d = what.dim % rank
-    if what.kind == "cat":
-        if size_of(y.axes[1 + d]) != 1:
-            raise LayoutError("joins several elements a turn along the axis of the turns")
+    several = what.kind == "cat" and size_of(y.axes[1 + d]) != 1
+    if what.kind == "cat" and not several:
         y = views.squeeze(c, y, [1 + d])
     order = [*range(1, len(y.axes))]
     order.insert(d, 0)
-    return views.permute(c, y, order)
+    y = views.permute(c, y, order)
+    if several:  # the elements of a turn, then those of the next, as one axis
+        sizes = y.sizes
+        y = views.reshape(c, y, [*sizes[:d], sizes[d] * sizes[d + 1], *sizes[d + 2 :]])
+    return y

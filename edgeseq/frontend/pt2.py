@@ -46,6 +46,8 @@ _DTYPES: dict[int, str] = {
     6: "float16",
     7: "float32",
     8: "float64",
+    10: "complex64",
+    11: "complex128",
     12: "bool",
 }
 _FLOAT16, _BFLOAT16 = 6, 13
@@ -310,7 +312,7 @@ def _strided(
         return (view.astype(np.uint32) << 16).view(np.float32).reshape(sizes)
     # Half precision is kept as float32, of which it is a part.
     array = np.array(view, dtype="float32" if code == _FLOAT16 else _DTYPES[code])
-    if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
+    if array.dtype.kind in "fc" and not np.all(np.isfinite(array)):
         raise ModelError("holds NaN or infinity", where=where, fix="check the training")
     return array
 
@@ -521,6 +523,8 @@ def _argument(arg: Json) -> Any:
         return body.scalar()
     if kind in ("as_ints", "as_bools", "as_floats", "as_strings"):
         return [b.scalar() for b in body.elements()]
+    if kind == "as_complex":
+        return complex(*(float(body[part].scalar()) for part in ("real", "imag")))
     if kind in ("as_memory_format", "as_layout", "as_device"):
         return None  # where and how torch stores a tensor; no meaning here
     raise UnsupportedError(

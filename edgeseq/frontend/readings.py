@@ -26,6 +26,7 @@ _SLIDING = (
     "max_pool2d", "avg_pool1d", "avg_pool2d", "max_pool2d_with_indices", "batch_norm",
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "native_batch_norm", "_convolution",
     "_native_batch_norm_legit_no_training", "group_norm", "instance_norm", "im2col",
+    "stft", "unfold",
 )  # fmt: skip
 
 
@@ -183,6 +184,12 @@ def _check(program: Program, name: str) -> None:
             f"input {name!r} has no description",
             where=program.where,
             fix="the program contradicts itself: export the model again",
+        )
+    if meta.dtype.startswith("complex"):
+        raise ModelError(
+            f"input {name!r} is complex",
+            where=program.where,
+            fix="take its real and imaginary parts, and torch.view_as_complex of them inside",
         )
     for size in meta.sizes:
         if not 1 <= size <= 1 << 24:

@@ -66,6 +66,7 @@ class _Trial:
         axes = way.graph.meta["axes"]
         self.layouts = dict(zip(way.inputs, axes["inputs"], strict=True))
         self.answers = list(zip(way.outputs, axes["outputs"], strict=True))
+        self.after = axes.get("after") or [0] * len(self.answers)
         halves = (torch.float16, torch.bfloat16)
         half = any(x.dtype in halves for x in self.leaves) or any(
             p.dtype in halves for p in subject.module.parameters()
@@ -193,6 +194,9 @@ class _Trial:
         shape = [list(a.shape) for a in data.values()]
         for k, (i, layout) in enumerate(self.answers):
             want = np.asarray(wanted[i])
+            if self.after[k]:  # frames that a stream never gets to
+                axis = layout.index("T")
+                want = np.take(want, np.arange(want.shape[axis] - self.after[k]), axis)
             made = to_torch_layout(have[k], layout)
             if made.shape != want.shape:
                 raise UnsupportedError(

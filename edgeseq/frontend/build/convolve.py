@@ -8,15 +8,32 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, describe, size_of
+from edgeseq.frontend.axes import (
+    Atom,
+    Axes,
+    LayoutError,
+    Value,
+    after_end,
+    describe,
+    size_of,
+)
 from edgeseq.frontend.build.arith import where
-from edgeseq.frontend.build.rates import framed
+from edgeseq.frontend.build.rates import framed, framed_axis
 from edgeseq.frontend.build.reduce import extreme
 from edgeseq.frontend.build.views import permute, slice_axis
 from edgeseq.frontend.context import Array, Context
-from edgeseq.frontend.move import carried, grid, place
+from edgeseq.frontend.move import carried, grid, moved, place
 
-__all__ = ["Sliding", "avg_pool", "conv", "frames_of_time", "max_pool", "same_pads", "taps"]
+__all__ = [
+    "Sliding",
+    "avg_pool",
+    "conv",
+    "frames_of_time",
+    "max_pool",
+    "pieces",
+    "same_pads",
+    "taps",
+]
 
 _MAX_GROUPS = 64
 
@@ -181,15 +198,14 @@ def _over_time(c: Context, v: Value, i: int, s: Sliding) -> Value:
     held = max(reach, front + 1)
     ahead, cut = max(reach - 1 - front, 0), reach - 1 - front - back
     extra = max(-cut, 0)
-    if extra and (ahead > 0 or s.stride[i] > 1):
-        raise LayoutError(
-            f"pads time by {front} and {back} frames around a kernel that reaches {reach}",
-            "pad by at most the reach of the kernel less one in all",
-        )
+    late = after_end(v.axes)
+    if ahead > 0 or s.stride[i] > 1 or late:  # what comes after the end is no frame of a stream
+        late += extra
+        extra = 0
     kept = v.extra
     v = c.natural(replace(v, pad=(0, 0), extra=0))
-    frames = n - max(cut, 0)
-    if frames < 1:
+    frames = n - cut if late else n - max(cut, 0)
+    if frames - late < 1:
         raise LayoutError(
             f"has a kernel that reaches over {reach} of {n} frames",
             "give a longer example (--set for a named axis)",
@@ -205,8 +221,9 @@ def _over_time(c: Context, v: Value, i: int, s: Sliding) -> Value:
         name = c.graph.add_node("reshape", [name], name=c.name("window"), shape=(1, *frame))
     if s.stride[i] > 1:
         name = c.graph.add_node("decimate", [name], name=c.name("every"), factor=s.stride[i])
-        frames = -(-frames // s.stride[i])
-    time = (Atom("T", frames + extra),)
+        frames, late = (-(-m // s.stride[i]) for m in (frames, frames - late))
+        late = frames - late
+    time = (Atom("T", frames + extra, late),)
     axes = ((Atom("F", held),), *v.axes[:d], time, *v.axes[d + 1 :])
     return Value(name, axes, extra=extra or kept)
 
@@ -343,6 +360,27 @@ def frames_of_time(
     pieces = replace(seen, axes=(seen.axes[0], *seen.axes[3:]))
     pieces = permute(c, pieces, [*range(1, rank + 1), 0])
     return slice_axis(c, pieces, rank, 0, (size - 1) * dilation + 1, dilation)
+
+
+def pieces(c: Context, self: Value, dim: int, size: int, step: int) -> Value:
+    """Overlapping pieces of an axis, time or one of the frame, as a new last axis.
+
+    Raises:
+        LayoutError: the axis is the batch or a mixture, or shorter than a piece.
+    """
+    v = framed_axis(c, self, dim)
+    d = v.axis(dim)
+    n = size_of(v.axes[d])
+    if step < 1 or not 1 <= size <= n:
+        raise LayoutError(f"takes pieces of {size} of an axis of {n}")
+    if v.kind(d) == "T":
+        return frames_of_time(c, v, d, size, step)
+    v = c.real(v)
+    if v.kind(d) not in "F1":
+        raise LayoutError(f"takes pieces of axis {d} of {describe(v.axes)}")
+    reads = np.arange((n - size) // step + 1)[:, None] * step + np.arange(size)
+    at = np.moveaxis(np.take(grid(v), reads, axis=d), d + 1, -1)
+    return moved(c, v, at, [*range(len(v.axes)), None], "pieces")
 
 
 # -- pooling -------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from edgeseq.frontend.axes import Atom, Axis, LayoutError, Value, size_of
+from edgeseq.frontend.axes import Atom, Axis, LayoutError, Value, after_end, size_of
 from edgeseq.frontend.context import Array, Context
 from edgeseq.frontend.move import grid, place
 
@@ -41,7 +41,7 @@ def interleave(c: Context, v: Value, dim: int) -> Value:
     Raises:
         LayoutError: a step would make more frames than it takes.
     """
-    v = c.natural(c.whole(v))
+    v = _ending(c.natural(c.whole(v)))
     k, n = size_of(v.axes[0]), size_of(v.axes[dim])
     if not _affords(c, v, k):
         raise LayoutError(
@@ -52,6 +52,17 @@ def interleave(c: Context, v: Value, dim: int) -> Value:
     out = c.graph.add_node("interleave", [v.name], name=c.name("frames"))
     axes = [*v.axes[1:dim], (Atom("T", n * k),), *v.axes[dim + 1 :]]
     return Value(out, tuple(axes))
+
+
+def _ending(v: Value) -> Value:
+    """`v`, whose last frame is that of the input's last one."""
+    if late := after_end(v.axes):
+        raise LayoutError(
+            f"lays out or groups the frames of a sequence that goes on for {late} frames after the "
+            "input",
+            f"cut the last {late} frames off",
+        )
+    return v
 
 
 def _affords(c: Context, v: Value, k: int) -> bool:
@@ -157,7 +168,7 @@ def grouped(c: Context, v: Value, sizes: Sequence[int]) -> Value:
     if frames >= n or n % frames or (d + 1 == len(v.axes) and before * frames == math.prod(sizes)):
         return v
     k = n // frames
-    v = c.natural(v)
+    v = _ending(c.natural(v))
     out = c.graph.add_node(
         "window", [v.name], name=c.name("group"), length=k, ahead=k - 1, cut=k - 1
     )

@@ -14,6 +14,7 @@ from edgeseq.frontend.axes import (
     Axes,
     LayoutError,
     Value,
+    after_end,
     describe,
     is_unit,
     kind_of,
@@ -73,6 +74,9 @@ def resolve_sizes(have: Sequence[int], want: Sequence[int]) -> list[int]:
 
 def reshape(c: Context, v: Value, sizes: Sequence[int]) -> Value:
     """The same elements in the same order, seen with other sizes (-1: what is left)."""
+    sizes = resolve_sizes(v.sizes, sizes) if v.pad != (0, 0) else sizes
+    if v.pad != (0, 0) and [n for n in sizes if n != 1] == [n for n in v.sizes if n != 1]:
+        return _of_ones(c, v, sizes)
     v = c.real(v)
     if v.keys and sizes and sizes[-1] == file_sizes(v)[-1]:
         sizes = [*sizes[:-1], v.keys]
@@ -92,8 +96,17 @@ def reshape(c: Context, v: Value, sizes: Sequence[int]) -> Value:
     return c.view(v, axes)
 
 
+def _of_ones(c: Context, v: Value, sizes: Sequence[int]) -> Value:
+    """A view that adds or drops axes of size 1 alone: padding of time stays to be made."""
+    axes = regroup(v.axes, sizes)
+    seen = c.view(replace(v, pad=(0, 0)), axes)
+    return replace(seen, pad=v.pad)
+
+
 def unsqueeze(c: Context, v: Value, dims: Sequence[int]) -> Value:
     """New axes of size 1 at positions `dims` of the result."""
+    if v.pad != (0, 0):
+        return replace(unsqueeze(c, replace(v, pad=(0, 0)), dims), pad=v.pad)
     v = c.whole(v, longer=True)
     rank = len(v.axes) + len(dims)
     at = sorted(d % rank for d in dims)
@@ -109,6 +122,8 @@ def unsqueeze(c: Context, v: Value, dims: Sequence[int]) -> Value:
 
 def squeeze(c: Context, v: Value, dims: Sequence[int] | None = None) -> Value:
     """Without the axes of size 1 among `dims` (None: without all of them)."""
+    if v.pad != (0, 0):
+        return replace(squeeze(c, replace(v, pad=(0, 0)), dims), pad=v.pad)
     v = c.whole(v, longer=True)
     if dims is None:
         if any(kind_of(a) in "BT" and is_unit(a) for a in v.axes):
@@ -206,6 +221,11 @@ def flip(c: Context, v: Value, dims: Sequence[int]) -> Value:
 def last_frame(c: Context, v: Value, dim: int) -> Value:
     """The value at the last frame, axis `dim` kept with size 1."""
     v = c.whole(v)
+    if late := after_end(v.axes):
+        raise LayoutError(
+            f"takes the last frame of a sequence that goes on for {late} frames after the input",
+            f"cut the last {late} frames off",
+        )
     if v.order is not None:
         v = c.natural(v)
     return c.emit("last", [v.name], (*v.axes[:dim], (), *v.axes[dim + 1 :]), suffix="last")
@@ -218,7 +238,8 @@ def _slice_time(c: Context, v: Value, d: int, start: int | None, stop: int, step
             return last_frame(c, v, d)
         if c.frames and -start > n // 2:  # nearly all: the model counts how many there are
             start = max(n + start, 0)
-    if n // 2 < stop < n and (c.frames or n - stop <= v.extra + sum(v.pad)):
+    longer = v.extra + after_end((v.axes[d],))
+    if n // 2 < stop < n and (c.frames or n - stop <= longer + sum(v.pad)):
         stop -= n
     if (start is not None and start < 0) or (0 <= stop < n):
         end = "" if stop >= n else stop
@@ -233,12 +254,12 @@ def _slice_time(c: Context, v: Value, d: int, start: int | None, stop: int, step
     if lo + cut >= n:
         raise LayoutError(f"takes no frame of {n}")
     axes = (*v.axes[:d], (Atom("T", n - lo - cut),), *v.axes[d + 1 :])
-    if v.extra:
-        if lo or cut != v.extra:
+    if longer:
+        if lo or cut != longer:
             raise LayoutError(
                 f"cuts {lo} frames off the front and {cut} off the end of a sequence that is "
-                f"{v.extra} frames longer than the input",
-                f"cut the last {v.extra} frames off; give an example whose length is a multiple "
+                f"{longer} frames longer than the input",
+                f"cut the last {longer} frames off; give an example whose length is a multiple "
                 "of all strides",
             )
         v = replace(v, axes=axes, extra=0)
@@ -498,7 +519,7 @@ def _pad_time(c: Context, v: Value, d: int, front: int, back: int) -> Value:
     if len(axis) != 1:
         raise LayoutError(f"pads time in {describe(v.axes)}", "undo the view first")
     n = size_of(axis) + front + back
-    axes = (*v.axes[:d], (Atom("T", n),), *v.axes[d + 1 :])
+    axes = (*v.axes[:d], (Atom("T", n, after_end(v.axes)),), *v.axes[d + 1 :])
     if front > 0 and back == 0 and v.pad == (0, 0) and v.order is None and v.name in c.cuts:
         # What was cut off at the end and is put before it again: the sequence, later.
         source, cut = c.cuts[v.name]

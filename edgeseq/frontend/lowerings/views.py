@@ -204,22 +204,7 @@ def _as_strided(
 
 @lowers("unfold", "unfold_copy")
 def _unfold(c: Context, self: Value, dimension: int, size: int, step: int) -> Value:
-    """Overlapping pieces of an axis, as a new last axis."""
-    v = rates.framed_axis(c, self, dimension)
-    d = v.axis(dimension)
-    n = size_of(v.axes[d])
-    if not 1 <= size <= n or step < 1:
-        raise LayoutError(f"takes pieces of {size} of an axis of {n}")
-    if self.kind(d) == "T":
-        return convolve.frames_of_time(c, self, d, size, step)
-    v = c.real(self)
-    count = (n - size) // step + 1
-    if v.kind(d) not in "F1":
-        raise LayoutError(f"takes pieces of axis {d} of {describe(v.axes)}")
-    reads = np.arange(count)[:, None] * step + np.arange(size)
-    at = np.take(grid(v), reads, axis=d)
-    at = np.moveaxis(at, d + 1, -1)
-    return moved(c, v, at, [*range(len(v.axes)), None], "unfold")
+    return convolve.pieces(c, self, dimension, size, step)
 
 
 @lowers("diff")
