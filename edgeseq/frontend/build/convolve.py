@@ -221,8 +221,10 @@ def _over_time(c: Context, v: Value, i: int, s: Sliding) -> Value:
         name = c.graph.add_node("reshape", [name], name=c.name("window"), shape=(1, *frame))
     if s.stride[i] > 1:
         name = c.graph.add_node("decimate", [name], name=c.name("every"), factor=s.stride[i])
-        frames, late = (-(-m // s.stride[i]) for m in (frames, frames - late))
-        late = frames - late
+        step = s.stride[i]
+        frames = -(-frames // step)
+        # Of inputs of a whole number of steps, whatever the length of the example.
+        late = -(-(late - max(cut, 0)) // step) - -(-(-max(cut, 0)) // step) if late else 0
     time = (Atom("T", frames + extra, late),)
     axes = ((Atom("F", held),), *v.axes[:d], time, *v.axes[d + 1 :])
     return Value(name, axes, extra=extra or kept)
