@@ -69,11 +69,13 @@ def compared(made: Imported, drawn: Drawn, path: Path) -> list[str]:
     whole = Interpreter(graph)(*frames)
     wrong = []
     timed = {}
+    after = graph.meta["axes"].get("after", [0] * len(layouts))
     for k, (name, letters) in enumerate(layouts.items()):
         y, ref = np.asarray(whole[k], np.float64), want[name]
         scale = float(np.abs(ref).max(initial=0))
         if graph.types[graph.outputs[k]].time is not None and "T" in letters:
             ref = rows(ref, letters.index("T"))
+            ref = ref[: len(ref) - after[k]]  # frames that come after the end of the input
             y = y[0].reshape(y.shape[1], -1)
             timed[k] = ref[None]
         else:

@@ -383,7 +383,11 @@ def take(c: Context, v: Value, dim: int, index: Array) -> Value:
         if pieces is not None:
             return pieces
     if v.kind(d) not in "F1":
-        raise LayoutError(f"takes elements along axis {d} of {describe(v.axes)}")
+        raise LayoutError(
+            f"takes elements along axis {d} of {describe(v.axes)} by their number",
+            "a stream takes every frame, every k-th, or pieces at equal distances; an end that is "
+            "mirrored: pad with zeros, or compile in window mode (--window N --hop N)",
+        )
     at = np.take(grid(c.whole(v, longer=True)), index % n, axis=d)
     rank = len(v.axes)
     origin = [*range(d), *[None] * index.ndim, *range(d + 1, rank)]
@@ -554,8 +558,8 @@ def pad(
             if mode != "constant" or fill != 0.0:
                 raise LayoutError(
                     f"pads time in mode {mode!r}" + (f" with {fill:g}" if fill else ""),
-                    "a stream has no end to mirror: pad with zeros, or compile in window mode "
-                    "(--window N --hop N)",
+                    "a stream has no end to mirror: pad with zeros (torch.stft: "
+                    "pad_mode='constant'), or compile in window mode (--window N --hop N)",
                 )
             y = _pad_time(c, y, d, lo, hi)
     return y
