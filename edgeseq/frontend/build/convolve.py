@@ -23,6 +23,7 @@ from edgeseq.frontend.build.reduce import extreme
 from edgeseq.frontend.build.views import permute, slice_axis
 from edgeseq.frontend.context import Array, Context
 from edgeseq.frontend.move import carried, grid, moved, place
+from edgeseq.ir import Graph
 
 __all__ = [
     "Sliding",
@@ -199,6 +200,13 @@ def _over_time(c: Context, v: Value, i: int, s: Sliding) -> Value:
     ahead, cut = max(reach - 1 - front, 0), reach - 1 - front - back
     extra = max(-cut, 0)
     late = after_end(v.axes)
+    if late and ahead > 0:
+        raise LayoutError(
+            f"looks {ahead} frames ahead in a sequence that goes on for {late} frames after the "
+            "input",
+            f"cut the last {late} frames off before",
+        )
+    source, known = v.name, late
     if ahead > 0 or s.stride[i] > 1 or late:  # what comes after the end is no frame of a stream
         late += extra
         extra = 0
@@ -221,13 +229,38 @@ def _over_time(c: Context, v: Value, i: int, s: Sliding) -> Value:
         name = c.graph.add_node("reshape", [name], name=c.name("window"), shape=(1, *frame))
     if s.stride[i] > 1:
         name = c.graph.add_node("decimate", [name], name=c.name("every"), factor=s.stride[i])
-        step = s.stride[i]
-        frames = -(-frames // step)
+        frames = -(-frames // s.stride[i])
+    if late:
         # Of inputs of a whole number of steps, whatever the length of the example.
-        late = -(-(late - max(cut, 0)) // step) - -(-(-max(cut, 0)) // step) if late else 0
+        there, made = _counts(c.graph, [source, name])
+        late = (there + known - cut - 1) // s.stride[i] + 1 - made
     time = (Atom("T", frames + extra, late),)
     axes = ((Atom("F", held),), *v.axes[:d], time, *v.axes[d + 1 :])
     return Value(name, axes, extra=extra or kept)
+
+
+def _counts(g: Graph, values: Sequence[str]) -> list[int]:
+    """Frames of sequences for an input of very many whole steps."""
+    makers = {o: n for n in g.nodes for o in n.outputs}
+    length = math.lcm(*(t.time.period for t in g.types.values() if t.time is not None)) << 20
+
+    def count(value: str) -> int:
+        n = makers.get(value)
+        while n is not None and n.op not in ("window", "decimate", "interleave"):
+            value = next(v for v in n.inputs if g.types[v].time is not None)
+            n = makers.get(value)
+        if n is None:
+            return length
+        before = count(n.inputs[0])
+        if n.op == "window":
+            return before - int(n.attrs["cut"])
+        return (
+            -(-before // int(n.attrs["factor"]))
+            if n.op == "decimate"
+            else before * g.types[n.inputs[0]].shape[0]
+        )
+
+    return [count(v) for v in values]
 
 
 def _finish(
