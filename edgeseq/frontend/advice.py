@@ -5,69 +5,51 @@ from __future__ import annotations
 __all__ = ["advice_for"]
 
 _CLASSES = "drop it: the largest score is the largest probability, and the device compares scores"
-_LOOP = "use nn.RNN, nn.GRU or nn.LSTM, which are compiled as one recurrence"
-_MASK = "compile the model for streams of one frame after another, without padding or masks"
+_PLACE = ("gives the place of an extreme", _CLASSES)
+_SORTS = ("sorts", _CLASSES)
+_ROUNDS = ("rounds", "quantisation is done after import")
+_RANDOM = ("draws random numbers", "export for inference")
+_OPEN = ("has a result whose size depends on the input", "use fixed sizes")
+_REMAINDER = ("takes a remainder", "use a table of your own before the model")
+_STORED = ("multiplies stored integers", "export the float model: edgeseq quantises it")
+_CHOOSES = ("chooses its scale while it runs", "export the float model: edgeseq quantises it")
 
-_ADVICE: dict[str, str] = {
-    "softmax": _CLASSES,
-    "_softmax": _CLASSES,
-    "log_softmax": _CLASSES,
-    "_log_softmax": _CLASSES,
-    "argmax": _CLASSES,
-    "topk": _CLASSES,
-    "max": _CLASSES,
-    "conv1d": "convolutions are not compiled yet; use Linear and recurrent layers",
-    "convolution": "convolutions are not compiled yet; use Linear and recurrent layers",
-    "conv2d": "convolutions are not compiled yet; use Linear and recurrent layers",
-    "embedding": "pass float frames; look embeddings up before the model",
-    "scaled_dot_product_attention": "attention is not compiled yet; use recurrent layers",
-    "gru_cell": _LOOP,
-    "lstm_cell": _LOOP,
-    "rnn_tanh_cell": _LOOP,
-    "rnn_relu_cell": _LOOP,
-    "_pack_padded_sequence": _MASK,
-    "_pad_packed_sequence": _MASK,
-    "masked_fill": _MASK,
-    "where": _MASK,
-    "flip": "a stream cannot be reversed; use a causal model",
-    "roll": "a stream cannot be rotated; use a causal model",
-    "cumsum": "sums over time are not compiled; a recurrent layer can keep one",
-    "sqrt": "fold it into a constant, or use an activation",
-    "log": "compute logarithms in the features before the model",
-    "group_norm": "use LayerNorm",
-    "native_group_norm": "use LayerNorm",
-    "instance_norm": "use LayerNorm",
-    "wrap_with_set_grad_enabled": "remove torch.no_grad from forward",
-    "sum": "only the features of one frame can be summed",
+_ADVICE: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(("argmax", "argmin"), _PLACE),
+    **dict.fromkeys(("topk", "sort", "argsort", "median", "kthvalue", "quantile"), _SORTS),
+    **dict.fromkeys(("round", "floor", "ceil", "trunc", "floor_divide"), _ROUNDS),
+    **dict.fromkeys(("remainder", "fmod"), _REMAINDER),
+    **dict.fromkeys(("nonzero", "masked_select", "unique", "_unique2", "bincount"), _OPEN),
+    **dict.fromkeys(
+        ("rand", "randn", "rand_like", "randn_like", "bernoulli", "multinomial", "normal"), _RANDOM
+    ),
+    "wrap_with_set_grad_enabled": ("cannot be compiled", "remove torch.no_grad from forward"),
 }
 
 
 def advice_for(base: str) -> tuple[str, str]:
-    """(what is wrong, what to do) for an operator without a lowering."""
-    return "cannot be compiled", _ADVICE.get(base, "")
+    """(what is wrong, what to do) for a PyTorch operator without a lowering."""
+    return _ADVICE.get(base, ("cannot be compiled", ""))
 
 
 _ONNX: dict[str, tuple[str, str]] = {
-    "ArgMax": ("gives the place of the greatest", _CLASSES),
-    "ArgMin": ("gives the place of the least", _CLASSES),
-    "TopK": ("sorts", _CLASSES),
-    "NonZero": ("has a result whose size depends on the input", "use fixed sizes"),
-    "Round": ("rounds", "quantisation is done after import"),
-    "Floor": ("rounds", "quantisation is done after import"),
-    "Ceil": ("rounds", "quantisation is done after import"),
-    "Mod": ("takes a remainder", "use a table of your own before the model"),
-    "DynamicQuantizeLinear": (
-        "chooses its scale while it runs",
-        "export the float model: edgeseq quantises it",
+    **dict.fromkeys(("ArgMax", "ArgMin"), _PLACE),
+    "TopK": _SORTS,
+    **dict.fromkeys(("NonZero", "Unique", "Compress"), _OPEN),
+    **dict.fromkeys(("Round", "Floor", "Ceil"), _ROUNDS),
+    "Mod": _REMAINDER,
+    "DynamicQuantizeLinear": _CHOOSES,
+    **dict.fromkeys(("MatMulInteger", "ConvInteger"), _STORED),
+    **dict.fromkeys(
+        ("QLinearMatMul", "QLinearConv"), (_STORED[0], "export in QDQ form, or the float model")
     ),
-    "MatMulInteger": ("multiplies stored integers", "export the float model: edgeseq quantises it"),
-    "ConvInteger": ("multiplies stored integers", "export the float model: edgeseq quantises it"),
-    "QLinearMatMul": ("multiplies stored integers", "export in QDQ form, or the float model"),
-    "QLinearConv": ("multiplies stored integers", "export in QDQ form, or the float model"),
-    "RandomNormal": ("draws random numbers", "export for inference"),
-    "RandomUniform": ("draws random numbers", "export for inference"),
-    "RandomNormalLike": ("draws random numbers", "export for inference"),
-    "RandomUniformLike": ("draws random numbers", "export for inference"),
+    **dict.fromkeys(
+        (
+            *("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike"),
+            *("RandomUniform", "RandomUniformLike"),
+        ),
+        _RANDOM,
+    ),
 }
 
 
