@@ -414,6 +414,24 @@ def test_axes_can_be_given() -> None:
     assert graph.meta["axes"] == {"inputs": ["BFT"], "outputs": ["BTF"]}
 
 
+def test_time_behind_the_features_of_a_recurrence() -> None:
+    module = Fn(
+        lambda m, x: x + m.rnn(x.transpose(1, 2))[0].transpose(1, 2),
+        rnn=nn.GRU(4, 4, batch_first=True),
+    )
+    graph = agree(module, example(2, 4, 6))
+    assert graph.meta["axes"] == {"inputs": ["BFT"], "outputs": ["BFT"]}
+
+
+def test_windows_along_the_axis_of_their_length() -> None:
+    module = Fn(
+        lambda m, x: m.rnn(x.permute(0, 3, 1, 2).flatten(2))[0][:, -1],
+        rnn=nn.GRU(10, 4, batch_first=True, bidirectional=True),
+    )
+    graph = from_torch(module.eval(), example(1, 2, 5, 9), window=9, hop=3)
+    assert (graph.meta["window"], graph.types[graph.inputs[0]].shape) == (9, (3, 2, 5))
+
+
 def test_one_feature() -> None:
     agree(
         Fn(lambda m, x: m.fc(m.rnn(x.unsqueeze(-1))[0]).squeeze(-1),

@@ -28,6 +28,7 @@ _SLIDING = (
     "_native_batch_norm_legit_no_training", "group_norm", "instance_norm", "im2col",
     "stft", "unfold",
 )  # fmt: skip
+_RUNNING = ("gru", "lstm", "rnn_relu", "rnn_tanh")
 
 
 @dataclass(frozen=True)
@@ -140,23 +141,25 @@ def readings(
             "does not read its input", where=program.where, fix="use the input in forward"
         )
     mode = "window" if options.window is not None else "stream"
-    short = asked = False
+    short = found = False
+    other: int | None = None  # frames along an axis that is not as long as the window
     for time, batch, swapped in _axes(program, data, options):
         frames = next(program.metas[n].sizes[a] for n, a in time.items())
         if mode == "stream" and frames == 1:
             short = True
             continue
         if mode == "window" and frames != options.window:
-            if asked:
-                continue
-            raise UsageError(
-                f"a window of {options.window} frames, but the model was exported with {frames}",
-                where=program.where,
-                fix=f"export it with an example of {options.window} frames",
-            )
-        asked = True
+            other = other or frames
+            continue
+        found = True
         # Where the usual axis has one frame, the other is not only for layers that ask for it.
         yield Reading(mode, time, batch, swapped and not short, frames)
+    if other and not found:
+        raise UsageError(
+            f"a window of {options.window} frames, but the model was exported with {other}",
+            where=program.where,
+            fix=f"export it with an example of {options.window} frames",
+        )
     if carried & used and mode == "stream":
         yield Reading("step")
 
@@ -217,9 +220,10 @@ def _axes(
         yield time, batch, False
         return
     slides = any(op.base in _SLIDING for op in program.operations)
+    runs = any(op.base in _RUNNING for op in program.operations)
     first = max(data, key=lambda n: len(metas[n].sizes))
     seen: list[dict[str, int]] = []
-    for axis, lead, swapped in _customs(metas[first], options.batch_axis, slides):
+    for axis, lead, swapped in _customs(metas[first], options.batch_axis, slides, runs):
         frames = metas[first].sizes[axis]
         time, batch = {}, {}
         for n in data:
@@ -252,9 +256,12 @@ def _whole(meta: TensorMeta) -> bool:
 
 
 def _customs(
-    meta: TensorMeta, batch: int | None, slides: bool
+    meta: TensorMeta, batch: int | None, slides: bool, runs: bool
 ) -> Iterator[tuple[int, int | None, bool]]:
-    """(time, batch, swapped) of the main input."""
+    """(time, batch, swapped) of the main input.
+
+    An axis that is not the usual one is tried where some layer runs along time, and says so.
+    """
     sizes = meta.sizes
     rank = len(sizes)
     if rank == 0:
@@ -281,7 +288,7 @@ def _customs(
     yield wide[0] if rank > 3 else others[0], lead, False
     if batch is None:
         yield 0, 1, True
-    if slides:
+    if slides or runs:
         for axis in wide:
             yield axis, lead, False
 

@@ -7,9 +7,10 @@ tensors and whose outputs are tensors, states last.
 from __future__ import annotations
 
 import inspect
+import io
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -116,8 +117,11 @@ class Subject:
 
     @contextmanager
     def exporting(self) -> Iterator[None]:
-        """What must hold while the subject is exported."""
-        with plain_sequences(check=False):
+        """What must hold while the subject is exported.
+
+        The exporter prints whole programs where it fails; what it raises says enough.
+        """
+        with plain_sequences(check=False), redirect_stderr(io.StringIO()):
             yield
 
     def call(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
