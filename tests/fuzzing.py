@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeseq.ir import Graph, Interpreter
+from edgeseq.ir.blocks import delay_in_elements
 from edgeseq.passes.stream import stream
 
 __all__ = ["TOLERANCE", "close", "streamed"]
@@ -32,10 +33,10 @@ def streamed(graph: Graph, frames: list[np.ndarray], timed: dict[int, np.ndarray
     outs = Interpreter(step, batch=len(frames[0])).sequence(*(x[:, :n] for x in frames))
     wrong = []
     for k, ref in timed.items():
-        period = graph.types[graph.outputs[k]].time.period  # type: ignore[union-attr]
-        lag = step.meta.get("delays", {}).get(step.outputs[k], step.meta["delay"]) // period
+        lag = delay_in_elements(step, step.outputs[k])
         y = outs[k].reshape(*outs[k].shape[:2], -1)[:, lag:]
-        m = min(y.shape[1], ref.shape[1])
+        rest = step.meta.get("rest", {}).get(step.outputs[k], 0)
+        m = max(min(y.shape[1], ref.shape[1], n * step.frames_of(step.outputs[k]) // per - rest), 0)
         if not close(y[:, :m], ref[:, :m], float(np.abs(ref).max(initial=0))):
             wrong.append(f"streamed {k}: {y[:, :2].ravel()[:4]} instead of "
                          f"{ref[:, :2].ravel()[:4]}")  # fmt: skip

@@ -48,8 +48,9 @@ class _Maker:
         self.cut = 0
         self.end: dict[str, int] = {}
         self.open: dict[str, int] = {}
+        self.tick = draw(st.sampled_from([1, 1, 2, 3]))
         for name in ("x", "z")[: draw(st.integers(1, 2))]:
-            x = self.g.add_input(name, Type((4,), time=Time()))
+            x = self.g.add_input(name, Type((4,), time=Time(self.tick)))
             self.end[x] = self.open[x] = 0
         self.pool = list(self.g.inputs)
         if draw(st.booleans()):  # normalised inputs, which a pass takes out of the model
@@ -101,7 +102,7 @@ class _Maker:
     def convolution(self) -> str:
         length = self.draw(st.integers(1, 5))
         ahead = self.draw(st.integers(0, length + 1))
-        cut = self.draw(st.sampled_from([0, 0, ahead, length - 1, 2]))
+        cut = self.draw(st.sampled_from([0, 0, ahead, length - 1, 2, -1, -3]))
         y = self.window(self.pick(), length, ahead, cut)
         if self.draw(st.booleans()):  # right after the window, as front ends do
             y = self.thin(y)
@@ -113,6 +114,17 @@ class _Maker:
             y = self.node("reshape", y, shape=(length, 4))
             y = self.node("depthwise", y, self.const(length, 4), self.const(4))
         return self.squash(y)
+
+    def shift(self) -> str:
+        """Frames of zeros before or after a sequence, or frames cut off."""
+        later = self.draw(st.integers(-2, 4))
+        cut = self.draw(st.sampled_from([0, -later, 1, -2]))
+        y = self.node("shift", self.pick(), frames=later, cut=cut)
+        self.end[y] += cut
+        self.open[y] = max(self.end[y], self.open[y] - later)
+        period = self.g.types[y].time.period  # type: ignore[union-attr]
+        self.cut = max(self.cut, self.open[y] * period)
+        return y
 
     def thin(self, x: str) -> str:
         factor = self.draw(st.sampled_from([1, 2, 3]))
@@ -243,7 +255,8 @@ def _square(seed: int) -> Graph:
 
 
 _OPERATIONS = (
-    "convolution", "convolution", "convolution", "decimate", "interleave", "recurrence",
+    "convolution", "convolution", "convolution", "shift", "shift", "decimate", "interleave",
+    "recurrence",
     "recurrence",
     "element", "pair", "pair", "spread", "movement", "attention", "embedding",
 )  # fmt: skip

@@ -196,10 +196,10 @@ def test_audio_is_cut_as_the_device_has_to(tmp_path: Path, monkeypatch: pytest.M
 
 def test_pieces_and_continuous_recordings() -> None:
     parts = [[np.arange(n * 2.0).reshape(n, 2), np.arange(n)] for n in (50, 3000, 2100)]
-    pieces = _chunks(parts, 10_000)
+    pieces = _chunks(parts, 10_000, 1000)
     assert [p.shape for p in pieces] == [(5, 1000, 2), (5, 1000)]
     assert pieces[1][:, 0].tolist() == [0, 1000, 2000, 0, 1000]
-    assert [len(p) for p in _chunks(parts, 2000)] == [2, 2]
+    assert [len(p) for p in _chunks(parts, 2000, 1000)] == [2, 2]
     assert [x.shape for x in _continuous(parts, 100, 300)] == [(1, 250, 2), (1, 250)]
     assert [x.shape for x in _continuous(parts[:1], 120, 300)] == [(1, 150, 2), (1, 150)]
 

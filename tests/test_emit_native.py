@@ -508,7 +508,7 @@ def test_the_header_tells_of_delay_and_of_several_frames() -> None:
     from edgeseq.kernels import Port
 
     graph = Graph("g")
-    graph.meta = {"delay": 3, "frames_per_step": 4, "period": {"y": 2}}
+    graph.meta = {"delay": 3, "frames_per_step": 4, "elements": {"y": 2}}
     graph.add_input("x", Type((4, 2), "i16", 1.0))
     graph.types["y"] = Type((2, 5), "i16", 1.0)
     graph.outputs = ["y"]

@@ -180,7 +180,7 @@ def test_a_step_of_several_frames_takes_whole_sequences() -> None:
     x = b.frame("x", (4, 3))
     b.graph.meta["frames_per_step"] = 4
     y = b.strided(x, (2, 3), (6, 1))
-    b.graph.meta["period"] = {y: 2}
+    b.graph.meta["elements"] = {y: 2}
     b.graph.outputs.append(y)
     (raw,) = (np.random.default_rng(0).normal(size=(2, 12, 3)),)
     (got,) = run_onnx(emit_onnx(b.graph), raw)

@@ -248,7 +248,7 @@ def test_a_step_of_several_frames_takes_whole_sequences(engine: str) -> None:  #
     x = b.frame("x", (4, 3))
     b.graph.meta["frames_per_step"] = 4
     y = b.strided(x, (2, 3), (6, 1))
-    b.graph.meta["period"] = {y: 2}
+    b.graph.meta["elements"] = {y: 2}
     b.graph.outputs.append(y)
     (frames,) = (np.arange(72, dtype=np.int16).reshape(2, 12, 3),)
     model = read_tflite(emit_tflite(b.graph).data)

@@ -20,6 +20,7 @@ from edgeseq.errors import ModelError, UnsupportedError  # noqa: E402
 from edgeseq.frontend import from_onnx, from_torch  # noqa: E402
 from edgeseq.frontend.pt2 import load_pt2  # noqa: E402
 from edgeseq.ir import Interpreter  # noqa: E402
+from edgeseq.ir.blocks import delay_in_elements  # noqa: E402
 from edgeseq.ir.io import prepare  # noqa: E402
 from edgeseq.passes import to_step  # noqa: E402
 
@@ -88,6 +89,11 @@ def became_complex(m: Any, x: Any) -> Any:
     return pairs(torch.stack(found, 1))
 
 
+def z8(x: Any) -> Any:
+    """[1, T, 4], complex."""
+    return torch.view_as_complex(x.view(1, -1, 4, 2))
+
+
 FRAMES = {
     "magnitude": lambda m, x: torch.fft.rfft(x * WINDOW).abs(),
     "there and back": lambda m, x: torch.fft.irfft(torch.fft.rfft(x, norm="ortho"), norm="ortho"),
@@ -121,6 +127,10 @@ TURNED = {
     "a rotation": lambda m, x: pairs(
         torch.view_as_complex(x.view(1, -1, 4, 2)) * torch.polar(torch.ones(4), torch.arange(4.0))
     ),
+    "padded": lambda m, x: pairs(F.pad(F.pad(z8(x), (0, 0, 1, -1)), (1, 2), value=0.5) * (1 - 1j)),
+    "chosen": lambda m, x: pairs(torch.where(x[..., :4] > 0, z8(x), 0.25)),
+    "masked": lambda m, x: pairs(z8(x).masked_fill(x[..., 4:] > 0.5, 1.0)),
+    "pieces of time": lambda m, x: pairs(F.pad(z8(x), (0, 0, 2, 0)).unfold(1, 3, 1).flatten(2)),
     "made of two": lambda m, x: pairs(torch.complex(x[..., :4], x[..., 4:]) * (1 + 2j)),
     "polar": lambda m, x: torch.polar(x.abs(), x).real,
     "a recurrence": rotated,
@@ -141,6 +151,10 @@ SOUND: dict[str, Callable[[Any, Any], Any]] = {
     "centred, a convolution": lambda m, x: m.conv(
         F.pad(power(centred(x)).transpose(1, 2), (2, 0))
     ).transpose(1, 2),
+    "centred, seen ahead": lambda m, x: m.conv(
+        F.pad(power(centred(x)).transpose(1, 2), (1, 1))
+    ).transpose(1, 2),
+    "centred, cut twice": lambda m, x: power(centred(x))[:, :-2],
     "centred, cut": lambda m, x: power(centred(x)[..., :-1]),
 }
 """Of [1, samples]."""
@@ -172,7 +186,7 @@ def compared(graph: Any, x: Any, want: np.ndarray) -> int:
     got = Interpreter(step).sequence(prepare(step, step.inputs[0], frames[None]))[0]
     want = want[0].reshape(want.shape[1], -1)
     rows = got.reshape(-1, want.shape[1])
-    late = step.meta["delay"] // step.meta.get("period", {}).get(step.outputs[0], 1)
+    late = delay_in_elements(step, step.outputs[0])
     n = min(len(rows) - late, len(want))
     assert n >= 8
     assert np.abs(rows[late : late + n] - want[:n]).max() < 2e-5 * max(1.0, np.abs(want).max())
@@ -194,6 +208,7 @@ NOT_EXPORTED = {
     ("frames", "a complex quotient"), ("frames", "a matrix"), ("frames", "an equation"),
     ("turned", "a rotation"), ("turned", "made of two"), ("turned", "polar"),
     ("turned", "a recurrence"), ("turned", "a recurrence that becomes complex"),
+    ("turned", "padded"), ("turned", "chosen"), ("turned", "masked"), ("turned", "pieces of time"),
 }  # fmt: skip
 """Of which PyTorch's exporter makes no valid ONNX file."""
 
@@ -239,9 +254,6 @@ REFUSED_SOUND = {
         lambda m, x: torch.istft(centred(x), POINTS, HOP, window=WINDOW),
         "adds overlapping pieces",
     ),
-    "the last frame": (lambda m, x: power(centred(x))[:, -1], "after the input"),
-    "the last state": (lambda m, x: m.gru(power(centred(x)))[1], "after the input"),
-    "cut too much": (lambda m, x: power(centred(x))[:, :-2], "frames longer than the input"),
 }
 
 
@@ -258,13 +270,14 @@ def test_a_complex_input_is_refused() -> None:
         from_torch(m, torch.randn(1, 8, 4, dtype=torch.complex64))
 
 
-def test_frames_after_the_end_are_counted() -> None:
+def test_the_whole_has_the_frame_beyond_the_last_hop() -> None:
     """A centred transform answers once more than there are hops; a stream never does."""
     m, x = module("sound", "centred"), example("sound")
-    graph = from_torch(m, x)
-    assert graph.meta["axes"]["after"] == [1]
-    assert compared(graph, x, m(x).detach().numpy()) == 1
-    assert "after" not in from_torch(module("sound", "centred, cut"), x).meta["axes"]
+    graph, want = from_torch(m, x), m(x).detach().numpy()
+    assert compared(graph, x, want) == 1
+    whole = Interpreter(graph)(x[..., None].numpy().astype(np.float64))[0]
+    assert whole.shape == want.shape
+    assert np.abs(whole - want).max() < 2e-5 * np.abs(want).max()
 
 
 def test_mirrored_ends_compile_as_a_window() -> None:

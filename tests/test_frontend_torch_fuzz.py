@@ -70,13 +70,11 @@ def compared(graph: Graph, module: Any, inputs: list[Any]) -> list[str]:
     timed: dict[int, np.ndarray] = {}
     if len(want) != len(graph.outputs):
         return [f"{len(graph.outputs)} outputs instead of {len(want)}"]
-    after = axes.get("after", [0] * len(want))
     for k, (letters, ref) in enumerate(zip(axes["outputs"], want, strict=True)):
         scale = float(np.abs(ref).max(initial=0))
         y, ref = np.asarray(whole[k], np.float64), to_graph_layout(ref, letters)
         if "T" in letters:
             ref = ref.reshape(*ref.shape[:2], -1)
-            ref = ref[:, : ref.shape[1] - after[k]]  # frames that come after the end of the input
             y = y.reshape(*y.shape[:2], -1)
             timed[k] = ref
         else:

@@ -16,9 +16,9 @@ from exported_models import Fn  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from edgeseq.errors import UnsupportedError  # noqa: E402
 from edgeseq.frontend import from_torch  # noqa: E402
 from edgeseq.ir import Interpreter  # noqa: E402
+from edgeseq.ir.blocks import delay_in_elements  # noqa: E402
 from edgeseq.passes import to_step  # noqa: E402
 
 
@@ -222,10 +222,22 @@ def test_repeated_frames(how: str) -> None:
     assert np.abs(got - want).max() < 1e-5
 
 
-def test_more_frames_than_come_in_are_refused() -> None:
-    module = Fn(lambda m, x: m.a(x.transpose(1, 2)), a=nn.ConvTranspose1d(6, 4, 4, stride=2)).eval()
-    with pytest.raises(UnsupportedError, match="makes 2 frames of one, more than come in"):
-        from_torch(module, torch.randn(1, 16, 6))
+def test_a_vocoder_makes_many_samples_of_a_frame() -> None:
+    module = Fn(
+        lambda m, x: m.o(torch.relu(m.b(torch.relu(m.a(m.g(x)[0].transpose(1, 2)))))),
+        g=nn.GRU(6, 8, batch_first=True),
+        a=nn.ConvTranspose1d(8, 6, 8, 4, padding=2),
+        b=nn.ConvTranspose1d(6, 4, 6, 3, padding=2, output_padding=1),
+        o=nn.Conv1d(4, 1, 5, padding=2),
+    ).eval()
+    step = to_step(from_torch(module, torch.randn(1, 16, 6)))
+    x = torch.randn(1, T, 6)
+    with torch.no_grad():
+        want = module(x)[0, 0].numpy()
+    got = Interpreter(step).sequence(x.numpy().astype(np.float64))[0][0, :, 0]
+    assert step.meta["elements"] == {step.outputs[0]: 12} and len(got) == 12 * T
+    late = delay_in_elements(step, step.outputs[0])
+    assert late == 24 and np.abs(got[late:] - want[: len(got) - late]).max() < 1e-5
 
 
 def test_tokens() -> None:

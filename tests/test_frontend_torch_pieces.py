@@ -120,10 +120,14 @@ def test_the_shape_of_what_cannot_be_had() -> None:
     assert np.array_equal(got[1:], x.numpy()[0, :-1]) and not got[0].any()
 
 
-def test_padded_frames_are_no_output_of_one_batch() -> None:
-    x = torch.randn(1, 6, T)
-    with pytest.raises(UnsupportedError, match="padded by 2 and 0 frames"):
-        from_torch(Fn(lambda m, x: F.pad(W[:6, :3].T @ x, (2, 0)).unbind(0)[0]), x, time_axis=2)
+def test_padded_frames_of_one_batch() -> None:
+    x = torch.randn(1, 6, T, generator=torch.Generator().manual_seed(1))
+    m = Fn(lambda m, x: F.pad(W[:6, :3].T @ x, (2, 0)).unbind(0)[0])
+    step = to_step(from_torch(m, x, time_axis=2))
+    frames = x.numpy().astype(np.float64).transpose(0, 2, 1)
+    got = Interpreter(step).sequence(prepare(step, step.inputs[0], frames))[0][0]
+    assert step.meta["delay"] == 0
+    assert np.abs(got.reshape(T, 3) - m(x).numpy().T[:T]).max() < 1e-5
 
 
 @pytest.mark.parametrize("start", [torch.zeros_like, lambda f: torch.full_like(f, 0.25)])

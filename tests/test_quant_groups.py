@@ -251,24 +251,23 @@ def test_a_step_of_several_frames_takes_them_grouped_or_not() -> None:
     b = Build()
     g = b.done(b.linear(b.input("x", 3, N), 2))
     g.meta["frames_per_step"] = 3
-    g.meta["period"] = {}
     x = noise(N, steps=30)
     grouped = x.reshape(4, 10, 3, N)
     assert done(g, x).snr == done(g, grouped).snr
 
 
-def test_periods_follow_the_outputs_they_belong_to() -> None:
+def test_numbers_of_elements_follow_the_outputs_they_belong_to() -> None:
     """An output that is wide is given as a view, under another name."""
     b = Build()
     x = b.input("x", 4, N)
     wide = b("add", x, b("mul", x, x))
     z = b("add", b("lut", wide, fn="tanh"), wide)
     g = b.done(wide, b.linear(z, 2))
-    g.meta.update(frames_per_step=4, period={g.outputs[0]: 2, g.outputs[1]: 4})
+    g.meta.update(frames_per_step=4, elements={g.outputs[0]: 2, g.outputs[1]: 1})
     q = done(g, noise(N, steps=40))
     names = q.graph.outputs
     assert [q.graph.frames_of(v) for v in names] == [2, 1]
-    assert set(q.graph.meta["period"]) == set(names)
+    assert set(q.graph.meta["elements"]) == set(names)
 
 
 def test_quantising_twice_gives_the_same() -> None:

@@ -11,6 +11,7 @@ from timed_graphs import body, frames
 
 from edgeseq.errors import GraphError, UnsupportedError
 from edgeseq.ir import Graph, Interpreter, Time, Type, check, run
+from edgeseq.ir.blocks import delay_in_elements
 from edgeseq.ir.io import prepare
 from edgeseq.passes import stream, to_step
 
@@ -173,7 +174,7 @@ def test_a_lag_shifts_the_phase_of_a_stride(lag: int) -> None:
     m = Model()
     y = m.g.add_node("decimate", [m.conv("x", lag + 1, lag)], factor=3)
     step, (want,), (got,) = both(m.done(y))
-    assert step.meta["frames_per_step"] == 3 and step.meta["period"] == {step.outputs[0]: 3}
+    assert step.meta["frames_per_step"] == 3 and step.meta["elements"] == {step.outputs[0]: 1}
     assert step.meta["delay"] == lag // 3 * 3
     late = lag // 3
     assert close(got[:, late:], want[:, : 4 - late])
@@ -190,11 +191,11 @@ def test_a_step_makes_a_whole_number_of_everything() -> None:
     assert [step.types[v].shape for v in (*step.inputs, *step.outputs)] == [
         (6, 4), (3, 4), (2, 4), (4,), (6, 4)
     ]  # fmt: skip
-    assert [step.meta["period"].get(v, 1) for v in step.outputs] == [2, 3, 6, 1]
+    assert [step.frames_of(v) for v in step.outputs] == [3, 2, 1, 6]
     delay = step.meta["delay"]
     assert delay == 6  # a multiple of every period
     for v, want, got in zip(step.outputs, wants, gots, strict=True):
-        late = delay // step.meta["period"].get(v, 1)
+        late = delay_in_elements(step, v)
         assert close(got[:, late:], want[:, : got.shape[1] - late])
 
 

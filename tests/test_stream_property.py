@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stream_graphs import Whole, draw_frames, graphs
 
 from edgeseq.ir import Graph, Interpreter, check, run
-from edgeseq.ir.blocks import delay_of, per_step
+from edgeseq.ir.blocks import delay_in_elements, delay_of, per_step
 from edgeseq.ir.io import prepare, store_prepared
 from edgeseq.passes import stream, to_step
 from edgeseq.quant import quantise
@@ -53,10 +53,10 @@ def expect(
         t = g.types[name].time
         if t is None:
             continue
-        assert meta["emission"][out] == "frame" and delays[out] % t.period == 0
-        assert meta.get("period", {}).get(out, 1) == t.period
-        assert y.shape[1] == frames // t.period
-        lag = delays[out] // t.period
+        assert meta["emission"][out] == "frame" and delays[out] * g.tick % t.period == 0
+        assert step.frames_of(out) * t.period == meta.get("frames_per_step", 1) * g.tick
+        assert y.shape[1] == frames * g.tick // t.period
+        lag = delay_in_elements(step, out)
         n = max(y.shape[1] - max(lag, whole.open[name]), 0)
         assert close(y[:, lag : lag + n], want[:, :n], level)
     sequences = g.copy()
@@ -70,8 +70,9 @@ def expect(
             assert close(y[:, -1], wants[j], level)
         want = run(sequences, *xs)[i]
         period = g.types[of].time.period  # type: ignore[union-attr]
-        short = frames // period - want.shape[1]
-        at = (np.arange(y.shape[1]) + 1) * (block // period) - 1 - short - delays[out] // period
+        short = frames * g.tick // period - want.shape[1]
+        each, late = block * g.tick // period, delays[out] * g.tick // period
+        at = (np.arange(y.shape[1]) + 1) * each - 1 - short - late
         assert close(y[:, at >= 0], want[:, at[at >= 0]], level)
 
 
@@ -119,7 +120,8 @@ def test_no_output_depends_on_frames_that_have_not_come(data: st.DataObject, who
     interleaved = any(n.op == "interleave" for n in whole.graph.nodes)
     unit = int(stream(whole.graph).meta.get("frames_per_step", 1)) if interleaved else 1
     for name, x, y in zip(step.outputs, a, b, strict=True):
-        known = t // unit * unit // step.meta.get("period", {}).get(name, 1)
+        block = step.meta.get("frames_per_step", 1)
+        known = t // unit * unit * step.frames_of(name) // block
         assert np.array_equal(x[:, :known], y[:, :known])
 
 

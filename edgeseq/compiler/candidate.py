@@ -14,7 +14,7 @@ import numpy.typing as npt
 from edgeseq.compiler.models import Model, Progress
 from edgeseq.compiler.original import NotComparable, OnnxFile
 from edgeseq.errors import DataError
-from edgeseq.ir.blocks import delay_of, per_frame, per_step, run_steps
+from edgeseq.ir.blocks import delay_in_elements, delay_of, per_frame, per_step, run_steps
 from edgeseq.ir.cost import token_inputs
 from edgeseq.ir.graph import Graph
 from edgeseq.ir.interp import Interpreter
@@ -348,8 +348,10 @@ def _sample(made: Candidate) -> list[Array]:
     if test is not None:
         pick = np.linspace(0, len(test) - 1, min(_WINDOWS, len(test))).astype(int)
         return [np.asarray(test.x[pick])]
-    meta = made.step.meta
-    least = 2 * (int(meta.get("delay", 0)) + int(meta.get("frames_per_step", 1)))
+    step, meta = made.step, made.step.meta
+    block = int(meta.get("frames_per_step", 1))
+    unknown = [-(-n * block // step.frames_of(v)) for v, n in meta.get("rest", {}).items()]
+    least = 2 * max(int(meta.get("delay", 0)), *unknown, 0) + 4 * block
     return [x[:_WINDOWS, : max(256, least)] for x in made.model.calibration]
 
 
@@ -420,6 +422,13 @@ def _check_stream(made: Candidate) -> Verification:
         whole = run_steps(machine, _per_step(graph, x))
     else:  # only what fills whole steps has been streamed
         cut = [per_frame(step, n, a) for n, a in zip(step.inputs, frames, strict=True)]
+        over, block = int(step.meta.get("over", 0)), int(step.meta.get("frames_per_step", 1))
+        if over:
+            if frames[0].shape[1] < 2:
+                reason = f"recordings are shorter than {block + over} frames"
+                return not_run(stage, against, str(_STREAM), reason)
+            cut = [a[:, : a.shape[1] - block + over] for a in cut]
+            frames = [a[:, :-1] for a in frames]
         whole = machine(*cut)
     streamed = run_steps(Interpreter(step, batch=len(x[0])), made.prepared(frames))
     want, got = {}, {}
@@ -432,9 +441,10 @@ def _check_stream(made: Candidate) -> Verification:
                 want[name], got[name] = a, b[:, -1]
         else:
             # What the step answers `delay` frames later belongs to this frame.
-            late = delay // step.meta.get("period", {}).get(after, 1)
+            late = delay_in_elements(step, after)
             b = per_frame(step, after, b)
-            count = min(a.shape[1], b.shape[1] - late)
+            rest = int(step.meta.get("rest", {}).get(after, 0))
+            count = min(a.shape[1], b.shape[1] - max(late, rest))
             if count > 0:
                 want[name], got[name] = a[:, :count], b[:, late : late + count]
     if not want:

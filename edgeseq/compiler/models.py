@@ -15,6 +15,7 @@ from edgeseq.data import InputSpec, Recordings, Windows, load_inputs, load_set, 
 from edgeseq.ir.blocks import frame_shape
 from edgeseq.ir.cost import frame_cost, token_inputs
 from edgeseq.ir.graph import Graph
+from edgeseq.passes.stream import stream
 
 if TYPE_CHECKING:
     from edgeseq.frontend.options import ImportOptions
@@ -218,10 +219,11 @@ def graph_model(
     inputs = input_specs(graph, options, frame_hop)
     cost = frame_cost(graph)
     enough = max(verify_steps, min(_FRAMES, _NODE_FRAMES // max(cost.nodes, 1)))
+    piece = max(_CHUNK, 8 * _reach(graph))
     calibrate = min(
-        _CALIBRATION_FRAMES,
-        max(_CALIBRATION_LEAST, _CALIBRATION_MACS // max(cost.macs, 1)),
-        max(_CHUNK, _CALIBRATION_ELEMENTS // max(sum(i.size for i in inputs), 1)),
+        max(_CALIBRATION_FRAMES, piece),
+        max(_CALIBRATION_LEAST, piece, _CALIBRATION_MACS // max(cost.macs, 1)),
+        max(piece, _CALIBRATION_ELEMENTS // max(sum(i.size for i in inputs), 1)),
     )
     found = load_inputs(calib, inputs, most=max(calibrate, enough), sample_rate=options.sample_rate)
     return Model(
@@ -231,13 +233,19 @@ def graph_model(
         cell=None,
         graph=graph,
         module=None,
-        calibration=_chunks(found.sequences, calibrate),
+        calibration=_chunks(found.sequences, calibrate, piece),
         frames=_continuous(found.sequences, verify_steps, enough),
         rate_hz=found.rate_hz,
         cut=dict(found.hops),
         mode="stream" if options.window is None else "window",
         notes=tuple(_notes(graph, found)),
     )
+
+
+def _reach(graph: Graph) -> int:
+    """Frames that a step takes and by which its outputs lag, together."""
+    meta = graph.meta if graph.is_step else stream(graph).meta
+    return int(meta.get("frames_per_step", 1)) + int(meta.get("delay", 0))
 
 
 def _notes(graph: Graph, found: Recordings) -> Iterator[str]:
@@ -278,15 +286,15 @@ def _continuous(sequences: Sequence[Sequence[Array]], least: int, most: int) -> 
     return joined
 
 
-def _chunks(sequences: Sequence[Sequence[Array]], most: int) -> list[Array]:
+def _chunks(sequences: Sequence[Sequence[Array]], most: int, piece: int) -> list[Array]:
     """Recordings cut into pieces of one length, [B, T, *shape] of each input.
 
-    The length is the greatest, up to 1 000 frames, at which pieces cover four fifths of all frames:
+    The length is the greatest, up to `piece` frames, at which they cover four fifths of all frames:
     states need long sequences to reach what they reach in use. Pieces hold about `most` frames at
     most, evenly spaced over the recordings.
     """
     sizes = [len(parts[0]) for parts in sequences]
-    covered = {n: sum(size // n * n for size in sizes) for n in {min(_CHUNK, s) for s in sizes}}
+    covered = {n: sum(size // n * n for size in sizes) for n in {min(piece, s) for s in sizes}}
     length = max(n for n, frames in covered.items() if frames >= 0.8 * max(covered.values()))
     places = [(r, i) for r, n in enumerate(sizes) for i in range(0, n - length + 1, length)]
     count = max(1, min(len(places), most // length))

@@ -182,12 +182,10 @@ class OnnxFile:
             rest = [s for i, s in enumerate(sizes) if i != axis]
             feeds[name] = self._feed(name, np.moveaxis(x.reshape(len(x), *rest), 0, axis))
         outs = []
-        after = self._graph.meta.get("axes", {}).get("after") or [0] * len(self._layouts)
-        for label, y, out, late in zip(
+        for label, y, out in zip(
             self._layouts,
             self._session.run(list(self._layouts), feeds),
             self._graph.outputs,
-            after,
             strict=True,
         ):
             layout, t = self._layouts[label], self._graph.types[out]
@@ -197,7 +195,6 @@ class OnnxFile:
                 raise NotComparable(f"output {label!r} lies as {layout}")
             else:
                 y = np.moveaxis(y, layout.index("T"), 0)
-                y = y[: len(y) - late]  # what comes after the end is no frame of a stream
                 outs.append(self._shaped(y, (len(y), *t.shape)))
         return outs
 

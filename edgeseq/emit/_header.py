@@ -138,13 +138,17 @@ def _banner(
 ) -> str:
     name, n = compiled.name, compiled.name.upper()
     target = compiled.target
+    one = all(graph.frames_of(p.port.name) == 1 for p in outs)
+    given = "one result" if one else "several results"
+    block = int(graph.meta.get("frames_per_step", 1))
+    taken = "one frame" if block == 1 else f"{block} frames"
     board = f"{target.name} ({target.description})" if target else compiled.machine.triple
     lines = [
         f"{name}.h - {comment(str(info.get('description') or 'a streaming sequence model'))}",
         "",
         f"Made by edgeseq {edgeseq.__version__} for {comment(board)}. Do not edit.",
         "",
-        "A step takes one frame and returns one result; between frames everything the model",
+        f"A step takes {taken} and returns {given}; between steps everything the model",
         "remembers is in its state. All arithmetic is integer. Nothing is allocated, no library",
         "is called, no global is written, so calls with different state and scratch may run at",
         "the same time, from threads and interrupts alike.",

@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Atom", "Axes", "LayoutError", "Value", "after_end", "regroup"]
+__all__ = ["ONE_FRAME", "Atom", "Axes", "LayoutError", "Value", "regroup"]
 
 
 class LayoutError(ValueError):
@@ -28,20 +28,21 @@ class LayoutError(ValueError):
 
 @dataclass(frozen=True)
 class Atom:
-    """A factor of an axis: its label ('B', 'T' or 'F') and its size in the example.
-
-    Attributes:
-        after: of time, frames among them that come after the input has ended: a stream, which does
-            not end, never gets to them.
-    """
+    """A factor of an axis: its label ('B', 'T' or 'F') and its size in the example."""
 
     label: str
     size: int
-    after: int = 0
 
 
 Axis = tuple[Atom, ...]
 Axes = tuple[Axis, ...]
+
+
+ONE_FRAME = (
+    "only the last frame can be selected (y[:, -1]); for a loop over the frames use nn.RNN, nn.GRU "
+    "or nn.LSTM"
+)
+"""What to do instead of reading the first frames of a sequence."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,10 @@ class Value:
         order: the feature atoms in the order in which the Graph value stores them, by their number
             in `axes`; None for their natural order. A convolution makes channels last whatever the
             tensor's axes say; moving them is put off until somebody asks.
+        head: if not 0, the tensor is the first frames of a sequence alone, as many; they can be put
+            before others.
         pad: frames of zeros before and after the sequence that are not there yet: a convolution
             takes them in.
-        extra: frames at the end that an exact model cuts off (padding on both sides of a causal
-            convolution).
         keys: if not 0, the last axis counts the frames that a query attends to, the newest last.
         future: of scores, what every score of a frame that has not come yet is; None where they
             differ.
@@ -72,8 +73,8 @@ class Value:
     reason: str = ""
     fix: str = field(default="", compare=False)
     order: tuple[int, ...] | None = None
+    head: int = 0
     pad: tuple[int, int] = (0, 0)
-    extra: int = 0
     keys: int = 0
     future: float | None = None
 
@@ -115,11 +116,6 @@ class Value:
 
 def size_of(axis: Axis) -> int:
     return math.prod(a.size for a in axis)
-
-
-def after_end(axes: Axes) -> int:
-    """Frames that come after the end of the input (`Atom.after`)."""
-    return max((a.after for axis in axes for a in axis), default=0)
 
 
 def kind_of(axis: Axis) -> str:

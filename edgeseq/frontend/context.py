@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, describe, kind_of, size_of
+from edgeseq.frontend.axes import (
+    ONE_FRAME,
+    Atom,
+    Axes,
+    LayoutError,
+    Value,
+    describe,
+    kind_of,
+    size_of,
+)
 from edgeseq.frontend.past import future_of, future_of_two, refuse_scores
 from edgeseq.frontend.program import Operation
 from edgeseq.ir import Graph, Node
@@ -89,12 +98,17 @@ class Context:
         cuts: sequences whose last frames were cut off, by name: the whole, and how many.
         framed: tensors whose frames a view lays out, by name, axes, order and which axis: with
             these frames.
+        tick: ticks of an input frame: of how many elements for each something can be made.
+        finer: ticks with which what was refused for making more could be made; 0: nothing was.
         frames: of the example's sequences where the length is open, a size that the model holds
             nowhere else; 0: sizes say nothing of time.
     """
 
-    def __init__(self, graph: Graph, used: set[str], context: int | None = None) -> None:
+    def __init__(
+        self, graph: Graph, used: set[str], context: int | None = None, tick: int = 1
+    ) -> None:
         self.graph, self.used, self.context = graph, used, context or 0
+        self.tick, self.finer = tick, 0
         self._valid: dict[str, str] = {}
         self.indices: set[str] = set()
         self.quantised: dict[str, tuple[float, float]] = {}
@@ -161,6 +175,29 @@ class Context:
         self._catch_up()
         return value in self._ended
 
+    def longer(self, value: str) -> int:
+        """Frames by which a sequence is longer than the input has, in its own period.
+
+        Below 0: by which it is shorter.
+        """
+        g = self.graph
+        node = self.producer(value)
+        chain: list[Node] = []
+        while node is not None:
+            if node.op in ("window", "shift", "decimate", "interleave"):
+                chain.append(node)
+            timed = [v for v in node.inputs if v in g.types and g.types[v].time is not None]
+            node = self.producer(timed[0]) if timed else None
+        more = 0
+        for node in reversed(chain):
+            if node.op in ("window", "shift"):
+                more -= int(node.attrs["cut"])
+            elif node.op == "decimate":
+                more = -(-more // int(node.attrs["factor"]))
+            else:
+                more *= g.types[node.inputs[0]].shape[0]
+        return more
+
     # -- building --------------------------------------------------------------------------
 
     def charge(self, elements: int) -> None:
@@ -214,6 +251,8 @@ class Context:
 
     def natural(self, v: Value) -> Value:
         """`v` stored in the order of its axes; a node where it is not."""
+        if v.head:
+            raise LayoutError(f"takes frames 0:{v.head} of a sequence", ONE_FRAME)
         if v.order is None:
             return v
         from edgeseq.frontend.move import grid, place
@@ -221,28 +260,17 @@ class Context:
         y = place(self, v, grid(v), v.axes, "transpose")
         return replace(y, keys=v.keys, future=v.future)
 
-    def whole(self, v: Value, *, longer: bool = False) -> Value:
-        """`v` with its pieces joined; its order may still be another than that of its axes.
+    def whole(self, v: Value) -> Value:
+        """`v` with its pieces joined and its padding made.
 
-        Args:
-            v: the tensor.
-            longer: whether it may be longer than the input (`Value.extra`), as what works frame by
-                frame allows.
-
-        Raises:
-            LayoutError: it is padded, or longer than the input.
+        Its order may still be another than that of its axes.
         """
+        if v.head:
+            v = self.natural(v)  # refuses it
         if v.pad != (0, 0):
-            raise LayoutError(
-                f"uses a sequence padded by {v.pad[0]} and {v.pad[1]} frames",
-                "only a convolution or pooling over time may follow padding",
-            )
-        if v.extra and not longer:
-            raise LayoutError(
-                f"uses a sequence that is {v.extra} frames longer than the input",
-                f"cut the last {v.extra} frames off right after the convolution that is padded on "
-                "both sides",
-            )
+            from edgeseq.frontend.build.views import shifted
+
+            v = shifted(self, v, v.axes, *v.pad)
         if v.pieces is None:
             return v
         names = [self.piece(v, i) for i in range(len(v.pieces))]
@@ -265,7 +293,7 @@ class Context:
 
     def unary(self, op: str, v: Value, *, suffix: str = "", **attrs: Any) -> Value:
         """A node that works element by element."""
-        if v.extra == 0 and not (v.pad != (0, 0) and _keeps_zero(op, attrs)):
+        if v.pad == (0, 0) or not _keeps_zero(op, attrs):
             v = self.whole(v)
         self.charge(0)
         out = self.graph.add_node(op, [v.name], name=self.name(suffix), **attrs)
@@ -324,9 +352,7 @@ class Context:
             keys = max(a.keys, b.keys)
             if any(not v.keys and v.axes and size_of(v.axes[-1]) > 1 for v in (a, b)):
                 refuse_scores(a if a.keys else b)  # one counts frames, the other distances
-            same = a.extra == b.extra
-            a, b = self.whole(a, longer=same), self.whole(b, longer=same)
-            a, b = self.at_one_time(a, b)
+            a, b = self.at_one_time(self.whole(a), self.whole(b))
             if a.axes == b.axes and a.order == b.order:
                 self.charge(0)
                 out = self.graph.add_node(op, [a.name, b.name], name=self.name(suffix), **attrs)
@@ -336,8 +362,8 @@ class Context:
             a, b = at_one_rate(self, [a, b])
             a, b = self._aligned(self.natural(a), self.natural(b))
             y = self.emit(op, [a.name, b.name], a.axes, suffix=suffix, **attrs)
-            return replace(y, keys=keys, extra=a.extra)
-        v = self.whole(a if isinstance(a, Value) else b, longer=True)
+            return replace(y, keys=keys)
+        v = self.whole(a if isinstance(a, Value) else b)
         array = np.asarray(b if isinstance(a, Value) else a)
         if array.ndim and array.shape[-1] > 1:
             refuse_scores(v)
@@ -360,9 +386,7 @@ class Context:
         v, array = self._against(self.natural(v), array)
         c = self.const(array, f"{suffix}.const" if suffix else "const")
         names = [v.name, c] if isinstance(a, Value) else [c, v.name]
-        return replace(
-            self.emit(op, names, v.axes, suffix=suffix, **attrs), extra=v.extra, keys=v.keys
-        )
+        return replace(self.emit(op, names, v.axes, suffix=suffix, **attrs), keys=v.keys)
 
     @staticmethod
     def _changes_nothing(op: str, array: Array, v: Value, *, first: bool) -> bool:

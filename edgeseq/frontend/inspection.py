@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -241,13 +242,21 @@ def _ports(graph: Graph, names: Iterable[str], role: str) -> tuple[Port, ...]:
         Port(
             n,
             "float32" if graph.types[n].dtype == "f32" else graph.types[n].dtype,
-            _shape(
-                (*(("time",) if graph.types[n].time is not None else ()), *graph.types[n].shape)
-            ),
+            _shape((*_length(graph, n), *graph.types[n].shape)),
             role,
         )
         for n in names
     )
+
+
+def _length(graph: Graph, name: str) -> tuple[str, ...]:
+    """How many elements a sequence has, for people: in input frames."""
+    time = graph.types[name].time
+    if time is None:
+        return ()
+    rate = Fraction(graph.tick, time.period)
+    more = f"{rate.numerator} time" if rate.numerator > 1 else "time"
+    return (more if rate.denominator == 1 else f"{more} / {rate.denominator}",)
 
 
 def _states(graph: Graph, known: Mapping[str, Mapping[str, str]]) -> tuple[StateFound, ...]:

@@ -60,6 +60,7 @@ class Lowering:
         context: frames that attention may look back on.
         mode: 'stream', 'step' or 'window'.
         outer: the lowering around a loop's body; its constants can be read.
+        tick: ticks of an input frame, 1 unless it makes more frames than come in.
 
     Attributes:
         c: what the lowerings of operators work with.
@@ -79,10 +80,11 @@ class Lowering:
         context: int | None = None,
         mode: str = "stream",
         outer: Lowering | None = None,
+        tick: int = 1,
     ) -> None:
         self.program, self.mode, self.outer = program, mode, outer
         used = program.used() if outer is None else program.used() | outer.c.used
-        self.c: Context = Context(graph, used, context)
+        self.c: Context = Context(graph, used, context, tick)
         # Names whose values are read, not their shapes alone.
         self.read = used if outer is not None else program.used(but=_SHAPED)
         self.env: dict[str, Any] = {**program.constants, **program.numbers}
@@ -130,7 +132,7 @@ class Lowering:
                 where=self.program.where,
                 fix="frames have at most 2^20 elements; check time_axis and batch_axis",
             )
-        time = Time() if "T" in letters else None
+        time = Time(self.c.tick) if "T" in letters else None
         port = self.c.graph.add_input(graph_name(name), Type(shape, time=time))
         if not meta.dtype.startswith(("float", "double", "bfloat")):
             self.c.indices.add(port)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, after_end, kind_of, size_of
+from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, kind_of, size_of
 from edgeseq.frontend.build import views
 from edgeseq.frontend.build.spectrum import Complex
 from edgeseq.frontend.context import Array
@@ -235,8 +235,7 @@ class _Recurrence:
         inputs = inputs[: len(body.inputs)]
         c.graph.add_node("scan", inputs, name=name, body=body, reverse=self.loop.reverse)
         made = dict(zip(body.outputs, c.graph.nodes[-1].outputs, strict=True))
-        late = max(after_end(v.axes) for v in self.sources)
-        time = (Atom("T", self.loop.turns, late),)
+        time = (Atom("T", self.loop.turns),)
         results = []
         collected = [what for what, v in zip(self.loop.collected, found, strict=True)
                      for _ in _parts(v)]  # fmt: skip
@@ -247,8 +246,6 @@ class _Recurrence:
                     raise LayoutError(
                         "gives the last state of a loop that runs backward", "use its outputs"
                     )
-                if late:
-                    raise LayoutError("gives the last state of frames that come after the input")
                 last = c.graph.add_node("last", [out], name=c.unique(f"{name}.last"))
                 results.append(c.view(Value(last, v.axes), v.axes))
             else:

@@ -19,8 +19,8 @@ import numpy as np
 
 from edgeseq.errors import GraphError, ModelError, Problem, UnsupportedError, UsageError
 from edgeseq.frontend import lowerings
-from edgeseq.frontend.axes import LayoutError, Value, after_end
-from edgeseq.frontend.build.rates import framed
+from edgeseq.frontend.axes import LayoutError, Value
+from edgeseq.frontend.build.rates import finer, framed
 from edgeseq.frontend.build.spectrum import Complex
 from edgeseq.frontend.context import LOWER, LOWER_COMPLEX, AxisConflict
 from edgeseq.frontend.interpret import DAMAGED, Lost, Lowering
@@ -89,8 +89,7 @@ def lowered(
     Yields:
         The checked Graph. ``meta["axes"]`` says how the tensors of the original model lay, one
         letter per axis ('B' batch, 'T' time, 'F' features, '1' size one), for the inputs and
-        outputs of the Graph, and under "after" how many frames each output has in the model that
-        come after the end of the input; ``meta["mode"]`` is 'stream', 'step' or 'window'.
+        outputs of the Graph; ``meta["mode"]`` is 'stream', 'step' or 'window'.
 
     Raises:
         UnsupportedError, ModelError, UsageError: as `lower`.
@@ -184,7 +183,7 @@ def _with_context(
     """
     run = _Run(program, name, reading, states, options)
     try:
-        return run.result(options.context)
+        return run.finest(options.context)
     except UnsupportedError as e:
         reached.append(run.reached)
         if options.context is not None or not run.attends or reading.mode != "stream":
@@ -192,7 +191,7 @@ def _with_context(
         error = e
     probe = _Run(program, name, reading, states, options)
     try:
-        result = probe.result(max(reading.frames, 1))
+        result = probe.finest(max(reading.frames, 1))
     except UnsupportedError:
         raise error from None
     bands = probe.bands
@@ -200,7 +199,7 @@ def _with_context(
         raise error
     if max(bands) == reading.frames:
         return result
-    return _Run(program, name, reading, states, options).result(max(bands))
+    return _Run(program, name, reading, states, options).finest(max(bands))
 
 
 class _Run:
@@ -215,6 +214,7 @@ class _Run:
         options: ImportOptions,
     ) -> None:
         self.program, self.reading, self.options = program, reading, options
+        self.name, self.tick, self.finer = name, 1, 0
         self.graph = Graph(name)
         # A state that nothing reads is none, and its output no answer.
         used = program.used()
@@ -223,19 +223,35 @@ class _Run:
         self.attends, self.reached = False, 0
         self.bands: list[int] = []
 
+    def finest(self, context: int | None) -> Lowered:
+        """The result; with a finer time where more frames are made than come in.
+
+        Raises:
+            UnsupportedError: what cannot be compiled, all of it.
+        """
+        while True:
+            try:
+                return self.result(context)
+            except UnsupportedError:
+                if not self.finer:
+                    raise
+                self.tick, self.graph = self.finer, Graph(self.name)
+
     def result(self, context: int | None) -> Lowered:
         """The Graph, its axes and states.
 
         Raises:
             UnsupportedError: what cannot be compiled, all of it.
         """
-        low = Lowering(self.program, self.graph, context=context, mode=self.reading.mode)
+        tick, mode = self.tick, self.reading.mode
+        low = Lowering(self.program, self.graph, context=context, mode=mode, tick=tick)
         low.c.frames = self.reading.frames if self.reading.open else 0
         low.bind(self.reading, self.states)
         low.run()
         self.attends, self.bands, self.reached = low.c.unlimited, low.c.bands, low.reached
         problems: list[Problem] = list(low.problems)
-        outputs, layouts, after = self._outputs(low, problems)
+        outputs, layouts = self._outputs(low, problems)
+        self.finer = finer(low.c)
         lost = len(outputs) < len(self._answers())
         if self.reading.mode != "stream":
             for state in self.states:
@@ -246,7 +262,7 @@ class _Run:
             raise ModelError("has no output", where=self.program.where, fix="return a tensor")
         self.graph.prune()
         ports = self._drop_unread(low)
-        self._describe(ports, layouts, after)
+        self._describe(ports, layouts)
         try:
             check(self.graph, after="lower")
         except GraphError as e:
@@ -270,13 +286,9 @@ class _Run:
         given = [i for i, out in enumerate(self.program.outputs) if out is not None]
         return [i for i in given if i not in self.carried] or given
 
-    def _outputs(
-        self, low: Lowering, problems: list[Problem]
-    ) -> tuple[list[int], list[str], list[int]]:
-        """Numbers of the outputs that could be made, their layouts and `Atom.after`."""
+    def _outputs(self, low: Lowering, problems: list[Problem]) -> tuple[list[int], list[str]]:
         made: list[int] = []
         layouts: list[str] = []
-        after: list[int] = []
         for i in self._answers():
             value = low.resolve(self.program.outputs[i])
             if isinstance(value, Lost):
@@ -306,8 +318,7 @@ class _Run:
             self.graph.outputs.append(value.name)
             made.append(i)
             layouts.append(layout)
-            after.append(after_end(value.axes))
-        return made, layouts, after
+        return made, layouts
 
     def _carry(self, low: Lowering, state: Carried, problems: list[Problem]) -> bool:
         """Let what the program makes of a state be the state after the step."""
@@ -364,7 +375,7 @@ class _Run:
 
     # -- what is known of it ---------------------------------------------------------------
 
-    def _describe(self, ports: Sequence[str], outputs: Sequence[str], after: Sequence[int]) -> None:
+    def _describe(self, ports: Sequence[str], outputs: Sequence[str]) -> None:
         reading = self.reading
         self.graph.meta = {
             "source": "torch.export",
@@ -372,9 +383,10 @@ class _Run:
             "axes": {
                 "inputs": [reading.layout(self.program, n) for n in ports],
                 "outputs": list(outputs),
-                **({"after": list(after)} if any(after) else {}),
             },
         }
+        if reading.mode == "stream":
+            self.graph.meta["length"] = reading.frames
 
     def _name_states(self, graph: Graph) -> None:
         """`meta["states"]`: how the states of the model were recognised, for people."""

@@ -54,7 +54,7 @@ def moved(c: Context, v: Value, at: Index, origin: Sequence[int | None], suffix:
         LayoutError: time or features of a merged axis would be torn apart, or the order is too
             irregular.
     """
-    v = c.whole(v, longer=True)
+    v = c.whole(v)
     axes: list[tuple[Atom, ...]] = []
     used: set[int] = set()
     for n, source in zip(at.shape, origin, strict=True):
@@ -77,7 +77,7 @@ def moved(c: Context, v: Value, at: Index, origin: Sequence[int | None], suffix:
 
 def place(c: Context, v: Value, at: Index, axes: Axes, suffix: str = "") -> Value:
     """As `moved`, with the axes of the result given."""
-    v = replace(c.whole(v, longer=True), order=None)  # `at` numbers the elements as they are stored
+    v = replace(c.whole(v), order=None)  # `at` numbers the elements as they are stored
     size = math.prod(v.frame)
     frame = Value("", axes).frame
     at = np.asarray(at, np.int64).reshape(frame)
@@ -86,7 +86,7 @@ def place(c: Context, v: Value, at: Index, axes: Axes, suffix: str = "") -> Valu
     if at.size > c.most_frame:
         raise LayoutError(f"a frame of {list(frame)} elements is too large")
     name = _realise(c, v.name, at, suffix)
-    return c.view(Value(name, axes, extra=v.extra), axes)
+    return c.view(Value(name, axes), axes)
 
 
 def joined(c: Context, values: Sequence[Value], dim: int, axes: Axes) -> Value:

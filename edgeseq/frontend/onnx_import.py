@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from edgeseq.errors import GraphError, ModelError, Problem, UnsupportedError, UsageError
-from edgeseq.frontend.axes import LayoutError, Value, after_end
-from edgeseq.frontend.build.rates import framed
+from edgeseq.frontend.axes import LayoutError, Value
+from edgeseq.frontend.build.rates import finer, framed
 from edgeseq.frontend.onnx_axes import Layout, layouts, open_sizes
 from edgeseq.frontend.onnx_chunks import Side, first_gap
 from edgeseq.frontend.onnx_file import read_onnx
@@ -144,10 +144,12 @@ class _Refused(UnsupportedError):
     Attributes:
         done: the part of its operations that could be compiled: of the likelier ways more.
         likely: that this is what is meant.
+        finer: ticks of an input frame with which more could be compiled, or 0.
     """
 
     done: float = 1.0
     likely: bool = False
+    finer: int = 0
 
 
 def _doubts(
@@ -189,7 +191,7 @@ def _laid_out(
 
     def read(length: int, frames: int = 0) -> Imported:
         plans = layout.plans(length, infos)
-        return _lowered(program, name, layout, plans, states, options, frames)
+        return _finest(program, name, layout, plans, states, options, frames)
 
     if layout.mode != "stream" or layout.static is not None:
         made = read(layout.static or options.window or 1)
@@ -271,9 +273,9 @@ def _check_chunks(
     """Raise where the file answers differently cut into chunks (UnsupportedError)."""
     step = replace(layout, mode="step")
     periods = [t.time.period for t in made.graph.types.values() if t.time is not None]
-    unit = math.lcm(*periods)
+    unit = math.lcm(made.graph.tick, *periods) // made.graph.tick
     length = layout.static or unit * -(-8 // unit)
-    chunk = _lowered(program, "chunk", step, step.plans(length, infos), states, options, 0)
+    chunk = _finest(program, "chunk", step, step.plans(length, infos), states, options, 0)
     names = made.graph.meta["onnx"]["names"]
     odd = first_gap(
         Side(made.graph, made.plans, made.tensors),
@@ -296,7 +298,7 @@ def _check_chunks(
         )  # fmt: skip
 
 
-def _lowered(
+def _finest(
     program: Program,
     name: str,
     layout: Layout,
@@ -305,8 +307,29 @@ def _lowered(
     options: ImportOptions,
     frames: int,
 ) -> Imported:
+    """The file lowered; with a finer time where it makes more frames than come in."""
+    tick = 1
+    while True:
+        try:
+            return _lowered(program, name, layout, plans, states, options, frames, tick)
+        except _Refused as e:
+            if not e.finer:
+                raise
+            tick = e.finer
+
+
+def _lowered(
+    program: Program,
+    name: str,
+    layout: Layout,
+    plans: dict[str, InputPlan],
+    states: Sequence[Carried],
+    options: ImportOptions,
+    frames: int,
+    tick: int,
+) -> Imported:
     graph, mode = Graph(name), layout.mode
-    low = Lowering(program, graph, context=options.context)
+    low = Lowering(program, graph, context=options.context, tick=tick)
     low.c.frames = frames
     for n in layout.lengths:  # all frames count
         length = next(plans[v].sizes[d] for v, d in layout.time.items())
@@ -319,7 +342,6 @@ def _lowered(
     answers = all(isinstance(o, Ref) and o.name in state_outputs for o in program.outputs)
     lost = False
     letters: dict[str, str] = {}
-    after: list[int] = []
     tensors: list[tuple[tuple[int, ...], int | None]] = []
     for i, out in enumerate(program.outputs):
         label = out.name if isinstance(out, Ref) else str(i)
@@ -363,10 +385,10 @@ def _lowered(
         graph.outputs.append(value.name)
         letters[label], at = _letters(low, value, mode, frames)
         tensors.append((value.sizes, at))
-        after.append(after_end(value.axes))
     if lost or (problems and not graph.outputs):
         error = _unsupported(program, problems, mode)
         error.done = 1.0 - low.spent.lost / max(low.spent.operations, 1)
+        error.finer = finer(low.c)
         raise error
     if not graph.outputs:
         raise ModelError("has no output", where=program.where, fix="return a tensor")
@@ -386,7 +408,6 @@ def _lowered(
                 _layout(plans[files.get(v, v)]) for v in graph.inputs if files.get(v, v) in plans
             ],
             "outputs": list(letters.values()),
-            **({"after": after} if any(after) else {}),
         },
         "onnx": {
             "mode": mode,
@@ -398,6 +419,8 @@ def _lowered(
             "outputs": letters,
         },
     }
+    if mode == "stream" and layout.static:
+        graph.meta["length"] = layout.static
     if low.c.notes:
         graph.meta["notes"] = list(low.c.notes)
     try:

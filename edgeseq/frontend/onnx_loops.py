@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeseq.frontend.axes import Atom, LayoutError, Value, after_end, size_of
+from edgeseq.frontend.axes import Atom, LayoutError, Value, size_of
 from edgeseq.frontend.build import views
 from edgeseq.frontend.build.recurrent import written_out
 from edgeseq.frontend.onnx_registry import Frames, Growing, Several
@@ -320,10 +320,6 @@ def run_body(
     if timed == {True}:
         if any(isinstance(s, Value) for s in starts):
             raise LayoutError("starts from a state that depends on the input")
-        if any(after_end(x.axes) for x, _ in sources):
-            raise LayoutError(
-                "runs over a sequence that goes on after the input", "cut the last frames off"
-            )
         for state, start in zip(body.states, starts, strict=True):
             state.init = np.asarray(start, np.float32)
         inputs = [c.real(x).name for x, _ in sources]

@@ -103,6 +103,7 @@ class Lowering:
         graph: where to.
         context: frames that attention may look back on.
         outer: the lowering around it; its constants can be read.
+        tick: ticks of an input frame, 1 unless it makes more frames than come in.
     """
 
     def __init__(
@@ -112,9 +113,10 @@ class Lowering:
         *,
         context: int | None = None,
         outer: Lowering | None = None,
+        tick: int = 1,
     ) -> None:
         self.program, self.outer = program, outer
-        self.c = Context(graph, program.used(), context)
+        self.c = Context(graph, program.used(), context, tick)
         self.env: dict[str, Any] = dict(program.constants)
         self.spent: _Spent = outer.spent if outer is not None else _Spent()
         # Of the body of a loop: outer sequences that it reads element by element, and its turns.
@@ -166,7 +168,7 @@ class Lowering:
                 made = g.add_state(graph_name(name), Type(shape), full.reshape(shape))
             else:
                 # What has no axis of time comes with every frame all the same.
-                time = Time() if stream else None
+                time = Time(self.c.tick) if stream else None
                 made = g.add_input(graph_name(name), Type(shape, time=time))
                 if not plan.dtype.startswith(("float", "double", "bfloat")):
                     self.c.indices.add(made)

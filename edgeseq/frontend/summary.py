@@ -61,5 +61,6 @@ def _macs(graph: Graph) -> int:
     total = Fraction(0)
     for node in graph.nodes:
         time = graph.types[node.outputs[0]].time
-        total += Fraction(macs_of(graph, node), 1 if time is None else time.period)
+        each = macs_of(graph, node)
+        total += each if time is None else Fraction(each * graph.tick, time.period)
     return round(total / int(graph.meta.get("frames_per_step", 1)))

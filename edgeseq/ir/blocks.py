@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edgeseq.ir.graph import Graph
 from edgeseq.ir.interp import Interpreter
 
-__all__ = ["delay_of", "frame_shape", "per_frame", "per_step", "run_steps"]
+__all__ = ["delay_in_elements", "delay_of", "frame_shape", "per_frame", "per_step", "run_steps"]
 
 Array = npt.NDArray[Any]
 
@@ -31,6 +31,12 @@ def frame_shape(graph: Graph, name: str) -> tuple[int, ...]:
 def delay_of(graph: Graph, output: str) -> int:
     """Input frames by which an output of a step lags."""
     return int(graph.meta.get("delays", {}).get(output, graph.meta.get("delay", 0)))
+
+
+def delay_in_elements(step: Graph, output: str) -> int:
+    """Elements of an output of a step that come before its first answer."""
+    block = int(step.meta.get("frames_per_step", 1))
+    return delay_of(step, output) * step.frames_of(output) // block
 
 
 def per_step(graph: Graph, name: str, frames: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,7 +81,7 @@ class Graph:
         consts: stored arrays of the constants.
         nodes: in topological order.
         meta: facts about the model that are not operations: delay, emission, frames_per_step,
-            period (`edgeseq.passes.stream`), source.
+            elements (`edgeseq.passes.stream`), source.
     """
 
     name: str
@@ -117,7 +118,13 @@ class Graph:
         if name not in self.inputs and name not in self.outputs:
             return 1
         block = int(self.meta.get("frames_per_step", 1))
-        return block // int(self.meta.get("period", {}).get(name, 1))
+        return int(self.meta.get("elements", {}).get(name, block))
+
+    @property
+    def tick(self) -> int:
+        """Ticks of an input frame, of a Graph over time: what periods of inputs have in common."""
+        times = (self.types[v].time for v in self.inputs)
+        return math.gcd(*(t.period for t in times if t is not None)) or 1
 
     def producers(self) -> dict[str, Node]:
         """The node that defines each value (inputs, states and constants have none)."""

@@ -321,11 +321,23 @@ def _window(node: Node, args: Sequence[Array]) -> Array:
             where=f"node {node.name!r}",
         )
     pad = [(0, 0)] * x.ndim
-    pad[1] = (length, ahead)
+    pad[1] = (length, ahead + max(-node.attrs["cut"], 0))
     full = np.pad(x, pad)
     # Frame i of x is element length + i; the first of a window is at t + ahead - length + 1.
     parts = [full[:, ahead + 1 + k :][:, :frames] for k in range(length)]
     return np.stack(parts, axis=2)
+
+
+def _shift(node: Node, args: Sequence[Array]) -> Array:
+    x, later = args[0], int(node.attrs["frames"])
+    frames = x.shape[1] - node.attrs["cut"]
+    if frames < 1:
+        raise GraphError(
+            f"cuts {node.attrs['cut']} of {x.shape[1]} frames", where=f"node {node.name!r}"
+        )
+    pad = [(0, 0)] * x.ndim
+    pad[1] = (max(later, 0), max(frames - max(later, 0) - x.shape[1], 0) + max(-later, 0))
+    return np.pad(x, pad)[:, max(-later, 0) :][:, :frames]
 
 
 def _decimate(node: Node, args: Sequence[Array]) -> Array:
@@ -361,6 +373,7 @@ _REAL: Mapping[str, Callable[[Node, Sequence[Array]], Array]] = {
     "window": _window,
     "decimate": _decimate,
     "interleave": _interleave,
+    "shift": _shift,
 }
 
 

@@ -440,20 +440,39 @@ def _embed(graph: Graph, node: Node) -> list[Type]:
     return [Type((*index.shape, table.shape[1]), time=index.time)]
 
 
+_FAR = 1 << 20
+"""Frames that a window may look ahead, cut off or add."""
+
+
 @_op("window", (1, 1), real="length ahead cut", integer=None)
 def _window(graph: Graph, node: Node) -> list[Type]:
     """The frames around each frame: ``y[t] = [x[t + ahead - length + 1], ..., x[t + ahead]]``.
 
-    The result is a sequence of [length, *shape] that is `cut` frames shorter than x; frames
-    before the first and after the last are zero.
+    The result is a sequence of [length, *shape] that is `cut` frames shorter than x, or longer
+    where `cut` is negative; frames before the first and after the last are zero.
     """
     (x,) = _types(graph, node)
     length, ahead, cut = (int(node.attrs[k]) for k in ("length", "ahead", "cut"))
     if x.time is None:
         raise ValueError("the input is not a sequence")
-    if length < 1 or not 0 <= ahead < max(length, 1) + (1 << 20) or cut < 0:
+    if length < 1 or not 0 <= ahead < length + _FAR or abs(cut) > _FAR:
         raise ValueError(f"length {length}, ahead {ahead}, cut {cut}")
     return [Type((length, *x.shape), time=x.time)]
+
+
+@_op("shift", (1, 1), real="frames cut", integer=None)
+def _shift(graph: Graph, node: Node) -> list[Type]:
+    """Frames later, or earlier where `frames` is negative: ``y[t] = x[t - frames]``.
+
+    The result is `cut` frames shorter than x, or longer where `cut` is negative; frames before the
+    first and after the last are zero.
+    """
+    (x,) = _types(graph, node)
+    if x.time is None:
+        raise ValueError("the input is not a sequence")
+    if max(abs(int(node.attrs["frames"])), abs(int(node.attrs["cut"]))) > _FAR:
+        raise ValueError(f"{node.attrs['frames']} frames, cut {node.attrs['cut']}")
+    return [x]
 
 
 @_op("decimate", (1, 1), real="factor", integer=None)
@@ -492,5 +511,5 @@ ELEMENTWISE = frozenset(
 MOVEMENT = frozenset({"reshape", "slice", "concat", "strided"})
 """Operations that only move elements."""
 
-OVER_TIME = frozenset({"window", "decimate", "interleave", "last"})
+OVER_TIME = frozenset({"window", "shift", "decimate", "interleave", "last"})
 """Operations that choose among the frames of a sequence; a step has none of them."""

@@ -29,8 +29,9 @@ class Time:
     """How a value lies in time.
 
     Attributes:
-        period: input frames per element of this value (1: one element a frame).
-        delay: input frames by which the value lags the input; look-ahead becomes delay.
+        period: ticks per element of this value. An input frame takes `Graph.tick` ticks: 1, unless
+            something has more elements than the input has frames.
+        delay: ticks by which the value lags the input; look-ahead becomes delay.
     """
 
     period: int = 1

@@ -296,7 +296,11 @@ def _consistent(m: Manifest, place: _Place) -> None:
                 raise here.at("scale").error(f"{v.scale} is not above 0")
             if not isinstance(v, StateInfo):
                 several = v.frames != 1 and v.shape[:1] != (v.frames,)
-                if v.frames < 1 or several or m.model.frames_per_step % v.frames:
+                odd = v.frames < 1
+                # Outputs may have any number of elements for the frames of a step.
+                if not odd and isinstance(v, InputInfo):
+                    odd = m.model.frames_per_step % v.frames > 0
+                if odd or several:
                     raise here.at("frames").error(f"{v.frames} does not fit the shape and the step")
             if isinstance(v, InputInfo):
                 width = v.shape[-1] if v.shape else 1

@@ -176,8 +176,8 @@ class OutputInfo(_Record):
 
     Attributes:
         shape: of one value; if `frames` is above 1, that is its first axis.
-        frames: how many values a step gives at once: one for every
-            `frames_per_step / frames` input frames.
+        frames: how many values a step gives at once, for `frames_per_step` input frames; more
+            than these where the model makes several of one.
         labels: names of the classes, one per index of the last axis, or empty.
         emission: "frame": an answer for every frame. "last": a running value; the model's
             decision is its value at the last frame of a window.

@@ -63,14 +63,14 @@ class Past:
         ``seen = concat(past, now)``, of which the last slots are the next step's past.
         """
         self._now[value] = now
+        if value in self.lags.same:
+            return
         past = self.lags.past.get(value, 0)
         if not past:
             return
         step, m = self.step, self.lags.slots(value)
-        shape = self.graph.types[value].shape
         if value in self.lags.padded:
-            valid = self.valid(m, self.lags.lag[value], shape)
-            now = step.add_node("select", [valid, now, zero(step, shape)], name=f"{value}.data")
+            now = self.data(value, now)
         n = self.graph.types[value].size
         if step.types[now].shape != (m * n,):
             now = self._reshape(now, (m * n,), f"{value}.flat")
@@ -79,11 +79,20 @@ class Past:
         step.set_state(state, self._slice(seen, m * n, past * n, f"{value}.keep"))
         self._seen[value] = seen
 
+    def data(self, value: str, now: str) -> str:
+        """The slots `now` of a lagging sequence, those before its first frame zero."""
+        shape = self.graph.types[value].shape
+        valid = self.valid(self.lags.slots(value), self.lags.lag[value], shape)
+        return self.step.add_node(
+            "select", [valid, now, zero(self.step, shape)], name=f"{value}.data"
+        )
+
     def at(self, value: str, lag: int) -> str:
         """The slots of a sequence, delayed to `lag`."""
         slots = lag - self.lags.lag[value]
         if slots == 0:
             return self._now[value]
+        value = self.lags.same.get(value, value)
         if (value, slots) not in self._delayed:
             m, t = self.lags.slots(value), self.graph.types[value]
             start = (self.lags.past[value] - slots) * t.size
@@ -93,13 +102,17 @@ class Past:
             self._delayed[value, slots] = late
         return self._delayed[value, slots]
 
-    def window(self, value: str, length: int, name: str) -> str:
-        """For each slot of a sequence the last `length` slots up to it, [*lead, length, *shape]."""
+    def window(self, value: str, length: int, behind: int, name: str) -> str:
+        """For each slot of a sequence `length` slots, [*lead, length, *shape].
+
+        The last of them is the slot itself, or `behind` slots earlier.
+        """
+        value = self.lags.same.get(value, value)
         m, t = self.lags.slots(value), self.graph.types[value]
         shape = (*lead(m), length, *t.shape)
-        if length == 1:
+        if length == 1 and not behind:
             return self._reshape(self._now[value], shape, name)
-        start = (self.lags.past[value] - length + 1) * t.size
+        start = (self.lags.past[value] - behind - length + 1) * t.size
         if m == 1:
             inside = self._slice(self._seen[value], start, length * t.size, name)
             return self._reshape(inside, shape, name)

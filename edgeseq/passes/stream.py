@@ -11,10 +11,11 @@ computes on the whole sequence:
   before the first do in the whole, and leave the states of a recurrence as they began.
 - A value of every f-th frame exists once in f frames; a step takes as many frames as it needs to
   make a whole number of every value. Values of several frames may be laid out as frames again
-  (`interleave`): those come together, in one step.
+  (`interleave`): those come together, in one step. They may be more than the input's frames, which
+  then have a period above 1 (`Graph.tick`); a step always takes whole input frames.
 
-Of a sequence of T frames (T fills whole steps) the stream gives, of an output of period p, the
-first T/p - delay/p elements, after delay/p slots without meaning. The rest of the whole's elements
+Of a sequence of S steps the stream gives, of an output of m elements a step, the first
+S*m - delay elements, after the delay's slots without meaning. The rest of the whole's elements
 take what comes after the end of a sequence for zeros, and a stream does not know its end. (Where a
 model cuts a sequence off and then looks past the cut, the elements that do so are of that rest.)
 """
@@ -50,10 +51,14 @@ def stream(graph: Graph, frames: int | None = None) -> Graph:
       sequences lag by the same time.
     - delays: by output, where they are not all the same: a running value can be on time although
       sequences lag.
+    - rest: by output, elements at the end that are not those of the whole, where they are more
+      than the delay: the model cuts a sequence off and then looks past the cut.
     - frames_per_step: frames a step takes, where above 1. Inputs are then [frames, *shape].
-    - period: input frames per element of an input or output, by name, where above 1. A step takes
-      or gives ``m = frames_per_step / period`` of them, as a leading axis unless it is 1
-      (`Graph.frames_of`). A running value comes once a step.
+    - over: input frames by which the whole is longer than the stream it is compared with, where
+      its sequences fit together at such lengths only.
+    - elements: by name, elements of an input or output a step takes or gives, where they are not
+      frames_per_step. They are a leading axis unless it is 1 (`Graph.frames_of`). A running value
+      comes once a step.
 
     Args:
         graph: a real Graph over time; or a step, for `frames`.
@@ -71,12 +76,21 @@ def stream(graph: Graph, frames: int | None = None) -> Graph:
 
 @dataclass
 class _Output:
-    """An output of a step under construction: its value, emission, delay and period in frames."""
+    """An output of a step under construction.
+
+    Attributes:
+        value: that is given.
+        emission: 'frame' or 'last'.
+        delay: input frames by which it lags.
+        elements: of it that a step gives.
+        rest: elements at the end of a sequence that are not those of the whole.
+    """
 
     value: str
     emission: str
     delay: int
-    period: int
+    elements: int
+    rest: int = 0
 
 
 class _Streaming:
@@ -115,7 +129,30 @@ class _Streaming:
             else:
                 for name, now in zip(node.outputs, self._timed(node), strict=True):
                     self.past.keep(name, now)
-        return _finish(step, [self._output(v) for v in graph.outputs], lags.frames, lags.period)
+        taken = {v: lags.slots(v) for v in graph.inputs if v in lags.period}
+        outputs = [self._output(v) for v in graph.outputs]
+        self._keep_names(outputs)
+        step.meta.pop("over", None)
+        if lags.over:
+            step.meta["over"] = lags.over
+        return _finish(step, outputs, lags.ticks // lags.tick, taken)
+
+    def _keep_names(self, outputs: Sequence[_Output]) -> None:
+        """Call an output as in the whole, where it is that value delayed."""
+        made = {v for node in self.step.nodes for v in node.outputs}
+        held = {v for s in self.step.states for v in (s.input, s.output)}
+        for name, out in zip(self.graph.outputs, outputs, strict=True):
+            if out.value == name or out.value not in made - held:
+                continue
+            if sum(other.value == out.value for other in outputs) > 1:
+                continue
+            if name in self.step.types:
+                if name not in made:
+                    continue
+                now = self.step.rename(name, f"{name}.now")
+                for other in outputs:
+                    other.value = now if other.value == name else other.value
+            out.value = self.step.rename(out.value, name)
 
     def _timed(self, node: Node) -> Sequence[str]:
         """A node that makes sequences, in the step."""
@@ -123,15 +160,23 @@ class _Streaming:
         timed = [v for v in node.inputs if v in lags.lag]
         m = lags.slots(timed[0])
         if node.op == "window":
-            return [self.past.window(timed[0], int(node.attrs["length"]), node.name)]
+            behind = lags.lag[node.output] - lags.lag[timed[0]] - int(node.attrs["ahead"])
+            return [self.past.window(timed[0], int(node.attrs["length"]), behind, node.name)]
+        if node.op == "shift":
+            x = timed[0]
+            now = self.past.at(x, lags.lag[x])
+            if lags.lag[x] > 0 and int(node.attrs["frames"]) > 0:
+                now = self.past.data(x, now)
+            return [now]
         if node.op == "decimate":
             x, every = timed[0], int(node.attrs["factor"])
-            now = self.past.at(x, lags.lag[x])
+            lag = lags.meet([x])
+            now = self.past.at(x, lag)
             if m == 1:  # of every frame
                 return [now]
-            return [pick(self.step, now, lags.lag[x] % every, every, m // every, node.name)]
+            return [pick(self.step, now, lag % every, every, m // every, node.name)]
         if node.op == "interleave":
-            now = self.past.at(timed[0], lags.lag[timed[0]])
+            now = self.past.at(timed[0], lags.meet(timed))
             shape = (*lead(lags.slots(node.output)), *self.graph.types[node.output].shape)
             return [self.step.add_node("reshape", [now], name=node.name, shape=shape)]
         lag = lags.meet(timed)
@@ -153,9 +198,10 @@ class _Streaming:
         lags = self.lags
         if name in lags.lag:
             value = self.past.at(name, lags.delay // lags.period[name])
-            return _Output(value, "frame", lags.delay, lags.period[name])
-        late = lags.late if name in self.final else 0
-        return _Output(self.env[name], "last", late, lags.frames)
+            late, each = lags.delay // lags.tick, lags.slots(name)
+            return _Output(value, "frame", late, each, lags.open[name])
+        late = lags.late // lags.tick if name in self.final else 0
+        return _Output(self.env[name], "last", late, 1)
 
     def _refuse_mixing(self, node: Node) -> None:
         timed = [v for v in node.inputs if self.graph.types[v].time is not None]
@@ -175,13 +221,15 @@ def _of_step(graph: Graph, frames: int | None) -> Graph:
     meta = graph.meta
     block = int(meta.get("frames_per_step", 1))
     emission, delays = meta.get("emission", {}), meta.get("delays", {})
-    period = {v: int(meta.get("period", {}).get(v, 1)) for v in (*graph.inputs, *graph.outputs)}
+    taken = {v: graph.frames_of(v) for v in graph.inputs}
     outputs = [
-        _Output(v, emission.get(v, "frame"), delays.get(v, meta.get("delay", 0)), period[v])
+        _Output(
+            v, emission.get(v, "frame"), delays.get(v, meta.get("delay", 0)), graph.frames_of(v)
+        )
         for v in graph.outputs
     ]
     if frames is None or frames == block:
-        return _finish(graph.copy(), outputs, block, period)
+        return _finish(graph.copy(), outputs, block, taken)
     if frames < 1 or frames % block:
         raise UnsupportedError(
             f"cannot take {frames} frames at a time: a step takes {block}",
@@ -209,22 +257,23 @@ def _of_step(graph: Graph, frames: int | None) -> Graph:
         step.set_state(state, new)
     for out, value in zip(outputs, made, strict=False):
         m, shape = graph.frames_of(out.value), graph.types[out.value].shape
+        if out.emission != "last":
+            out.elements = n * m
         if out.emission == "last":
-            out.period = frames
             value = pick(step, value, n - 1, 1, 1, f"{out.value}.last")
         elif m > 1:
             value = step.add_node(
                 "reshape", [value], name=f"{out.value}.frames", shape=(n * m, *shape[1:])
             )
         out.value = value
-    return _finish(step, outputs, frames, period)
+    return _finish(step, outputs, frames, {v: n * m for v, m in taken.items()})
 
 
-def _finish(step: Graph, outputs: Sequence[_Output], frames: int, period: dict[str, int]) -> Graph:
+def _finish(step: Graph, outputs: Sequence[_Output], frames: int, taken: dict[str, int]) -> Graph:
     """Set the outputs of `step`, each a node's and none twice, and what `meta` says of them."""
     emission: dict[str, str] = {}
     delays: dict[str, int] = {}
-    periods = {v: period[v] for v in step.inputs if period.get(v, 1) > 1}
+    elements = {v: taken[v] for v in step.inputs if taken.get(v, frames) != frames}
     made = {v for node in step.nodes for v in node.outputs}
     for out in outputs:
         value = out.value
@@ -232,15 +281,23 @@ def _finish(step: Graph, outputs: Sequence[_Output], frames: int, period: dict[s
             value = step.add_node("reshape", [value], name=f"{value}.out",
                                   shape=list(step.types[value].shape))  # fmt: skip
         emission[value], delays[value] = out.emission, out.delay
-        if out.period > 1:
-            periods[value] = out.period
+        if out.elements != frames:
+            elements[value] = out.elements
     step.outputs, step.meta["emission"] = list(emission), emission
     step.meta["delay"] = max(delays.values(), default=0)
-    for key in ("delays", "frames_per_step", "period"):
+    for key in ("delays", "elements", "frames_per_step", "rest"):
         step.meta.pop(key, None)
     if len(set(delays.values())) > 1:
         step.meta["delays"] = delays
+    rest = {
+        v: out.rest
+        for v, out in zip(emission, outputs, strict=True)
+        if out.rest > out.delay * out.elements // frames
+    }
+    if rest:
+        step.meta["rest"] = rest
     if frames > 1:
         step.meta["frames_per_step"] = frames
-        step.meta["period"] = periods
+    if elements:
+        step.meta["elements"] = elements
     return step

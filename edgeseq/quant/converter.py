@@ -158,7 +158,7 @@ class Converter:
             emission[value] = step.meta.get("emission", {}).get(name, "frame")
             renamed[name] = value
         out.meta["emission"] = emission
-        for key in ("delays", "period"):  # by the names of inputs and outputs
+        for key in ("delays", "elements"):  # by the names of inputs and outputs
             if key in step.meta:
                 out.meta[key] = {renamed.get(v, v): n for v, n in step.meta[key].items()}
         out.prune()

@@ -73,24 +73,25 @@ class _Single:
 class _Slots:
     """When the values of one output come, and which input frame each belongs to.
 
-    A step of F frames gives `each` values; the k-th value since a reset belongs to input frame
-    ``k * period + first``. Where that is negative, the output's delay has not passed.
+    A step of F frames gives `each` values, which may be more; the k-th value since a reset belongs
+    to input frame ``k * F // each + first``. Where that is negative, the output's delay has not
+    passed.
     """
 
     def __init__(self, output: OutputInfo, frames_per_step: int) -> None:
         running = output.emission == "last"
         self.each = 1 if running else output.frames
-        self.period = frames_per_step // self.each
+        self.block = frames_per_step
         self.first = (frames_per_step - 1 if running else 0) - output.delay
         self.shape = output.shape[1:] if output.frames > 1 else output.shape
 
-    def answers(self, before: int, steps: int, given: Array) -> tuple[Array, range]:
+    def answers(self, before: int, steps: int, given: Array) -> tuple[Array, Array]:
         """The values of `steps` steps after `before` ones that are answers, and their frames."""
         values = given.reshape(steps * self.each, *self.shape)
-        start = before * self.each * self.period + self.first
-        drop = min(max(-(start // self.period), 0), len(values))
-        frames = range(start + drop * self.period, start + len(values) * self.period, self.period)
-        return (values[drop:] if drop else values), frames
+        at = np.arange(before * self.each, (before + steps) * self.each)
+        frames = at * self.block // self.each + self.first
+        drop = int(np.searchsorted(frames, 0))
+        return (values[drop:] if drop else values), frames[drop:]
 
 
 class Stream:
@@ -154,7 +155,7 @@ class Stream:
         self._converters = [Converter(i, self._block) for i in self._inputs]
         self._stored = [np.empty((self._block, *i.shape), DTYPES[i.dtype]) for i in self._inputs]
         self._scales = [o.scale for o in m.outputs]
-        plain = not windows and self._per_step == 1
+        plain = not windows and self._per_step == m.outputs[0].frames == 1
         self._single = _Single.make(m, self._converters, self._runner) if plain else None
         self._out_kinds = [(o.shape, DTYPES[o.dtype]) for o in m.outputs]
         self._slots = [_Slots(o, self._per_step) for o in m.outputs]
@@ -189,7 +190,7 @@ class Stream:
         ):
             last = self.frames - self._delay
             self.frames += 1
-            self._answered = [range(last, last + 1)]
+            self._answered = [np.array([last])]
             return single.step()
         outputs = self._push(self._by_input(frames, more))
         return self._named([y * s for y, s in zip(outputs, self._scales, strict=True)])
@@ -317,13 +318,13 @@ class Stream:
         assert counters is not None
         self.frames, self._skip = (int(c) for c in counters)
         self._pending = [p.copy() for p in pending if p is not None]
-        self._answered = [range(0)] * len(self._slots)
+        self._answered = [np.arange(0)] * len(self._slots)
 
     # -- internals -------------------------------------------------------------------------
 
     def _forget(self) -> None:
         self.frames = 0
-        self._answered = [range(0)] * len(self._slots)
+        self._answered = [np.arange(0)] * len(self._slots)
         self._skip = 0  # frames to drop before the next window begins (hop longer than window)
         self._pending = [np.empty((0, *i.shape), DTYPES[i.dtype]) for i in self._inputs]
 
@@ -430,7 +431,7 @@ class Stream:
         self._pending = [b[after:].copy() for b in buffers]
         self.frames += n
         first = base + window - 1
-        answered = range(first, first + len(starts) * hop, hop)
+        answered = np.arange(first, first + len(starts) * hop, hop)
         self._answered = [answered] * len(self._slots)
         return outputs
 

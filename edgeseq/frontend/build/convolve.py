@@ -13,17 +13,15 @@ from edgeseq.frontend.axes import (
     Axes,
     LayoutError,
     Value,
-    after_end,
     describe,
     size_of,
 )
 from edgeseq.frontend.build.arith import where
 from edgeseq.frontend.build.rates import framed, framed_axis
 from edgeseq.frontend.build.reduce import extreme
-from edgeseq.frontend.build.views import permute, slice_axis
+from edgeseq.frontend.build.views import permute, shifted, slice_axis
 from edgeseq.frontend.context import Array, Context
 from edgeseq.frontend.move import carried, grid, moved, place
-from edgeseq.ir import Graph
 
 __all__ = [
     "Sliding",
@@ -120,8 +118,7 @@ def _windows(
         v = _over_time(c, v, times[0], s)
         lead = 1
     else:
-        v = c.whole(v, longer=True)
-    extra, v = v.extra, replace(v, extra=0)
+        v = c.whole(v)
     v, at, margins = _padded(c, v, s, [i for i in range(rank) if i not in times], lead, zeros)
     # `at` is [taps of time, N, C, spatial...] with a window over time, else without the first.
     taps: list[int] = []
@@ -145,7 +142,7 @@ def _windows(
         taps.append(times[0])
         order = sorted(range(len(taps)), key=lambda k: taps[k])
         at = np.moveaxis(at, [2 + rank + k for k in order], [2 + rank + k for k in range(rank)])
-    return replace(v, extra=extra), at, spatial
+    return v, at, spatial
 
 
 def _padded(
@@ -188,41 +185,30 @@ def _padded(
 def _over_time(c: Context, v: Value, i: int, s: Sliding) -> Value:
     """`v` with a first axis of the frames that one position of time reads."""
     d = 2 + i
-    if v.extra and (s.reach(i), s.stride[i], s.pads[i]) != (1, 1, (0, 0)):
-        c.whole(v)
     n = size_of(v.axes[d]) - sum(v.pad)
     front, back = v.pad[0] + s.pads[i][0], v.pad[1] + s.pads[i][1]
     reach = s.reach(i)
     if s.ceil:
         raise LayoutError("rounds the number of frames up", "pool with ceil_mode=False")
-    # More zeros in front than the kernel reaches delay the result: the newest frames go unread.
-    held = max(reach, front + 1)
-    ahead, cut = max(reach - 1 - front, 0), reach - 1 - front - back
-    extra = max(-cut, 0)
-    late = after_end(v.axes)
-    if late and ahead > 0:
-        raise LayoutError(
-            f"looks {ahead} frames ahead in a sequence that goes on for {late} frames after the "
-            "input",
-            f"cut the last {late} frames off before",
-        )
-    source, known = v.name, late
-    if ahead > 0 or s.stride[i] > 1 or late:  # what comes after the end is no frame of a stream
-        late += extra
-        extra = 0
-    kept = v.extra
-    v = c.natural(replace(v, pad=(0, 0), extra=0))
-    frames = n - cut if late else n - max(cut, 0)
-    if frames - late < 1:
+    v = c.natural(replace(v, pad=(0, 0)))
+    if front >= reach:  # more zeros in front than the kernel reaches make the result late
+        late = front - reach + 1
+        axes = (*v.axes[:d], (Atom("T", n + late),), *v.axes[d + 1 :])
+        v, n, front = shifted(c, v, axes, late, 0), n + late, reach - 1
+    # Frames by which the result is shorter, or longer: those take what comes after the end for
+    # zeros, and a stream never gets there.
+    ahead, cut = reach - 1 - front, reach - 1 - front - back
+    frames = n - cut
+    if frames < 1:
         raise LayoutError(
             f"has a kernel that reaches over {reach} of {n} frames",
             "give a longer example (--set for a named axis)",
         )
     name = v.name
-    if held > 1 or ahead or cut > 0:
+    if reach > 1 or ahead or cut:
         c.charge(0)
         name = c.graph.add_node(
-            "window", [name], name=c.name("window"), length=held, ahead=ahead, cut=max(cut, 0)
+            "window", [name], name=c.name("window"), length=reach, ahead=ahead, cut=cut
         )
     else:
         frame = c.graph.types[name].shape
@@ -230,53 +216,23 @@ def _over_time(c: Context, v: Value, i: int, s: Sliding) -> Value:
     if s.stride[i] > 1:
         name = c.graph.add_node("decimate", [name], name=c.name("every"), factor=s.stride[i])
         frames = -(-frames // s.stride[i])
-    if late:
-        # Of inputs of a whole number of steps, whatever the length of the example.
-        there, made = _counts(c.graph, [source, name])
-        late = (there + known - cut - 1) // s.stride[i] + 1 - made
-    time = (Atom("T", frames + extra, late),)
-    axes = ((Atom("F", held),), *v.axes[:d], time, *v.axes[d + 1 :])
-    return Value(name, axes, extra=extra or kept)
-
-
-def _counts(g: Graph, values: Sequence[str]) -> list[int]:
-    """Frames of sequences for an input of very many whole steps."""
-    makers = {o: n for n in g.nodes for o in n.outputs}
-    length = math.lcm(*(t.time.period for t in g.types.values() if t.time is not None)) << 20
-
-    def count(value: str) -> int:
-        n = makers.get(value)
-        while n is not None and n.op not in ("window", "decimate", "interleave"):
-            value = next(v for v in n.inputs if g.types[v].time is not None)
-            n = makers.get(value)
-        if n is None:
-            return length
-        before = count(n.inputs[0])
-        if n.op == "window":
-            return before - int(n.attrs["cut"])
-        return (
-            -(-before // int(n.attrs["factor"]))
-            if n.op == "decimate"
-            else before * g.types[n.inputs[0]].shape[0]
-        )
-
-    return [count(v) for v in values]
+    return Value(name, ((Atom("F", reach),), *v.axes[:d], (Atom("T", frames),), *v.axes[d + 1 :]))
 
 
 def _finish(
-    c: Context, v: Value, name: str, batch: Axes, channels: int, spatial: list[Axes], extra: int
+    c: Context, v: Value, name: str, batch: Axes, channels: int, spatial: list[Axes]
 ) -> Value:
     """The result [N, C, spatial...] of a node that stores [N, spatial..., C]."""
     axes: Axes = (batch[0], (Atom("F", channels),), *(a[0] for a in spatial))
     rank = sum(a.label == "F" for axis in axes for a in axis)
     n = sum(a.label == "F" for a in batch[0])
     order = (*range(n), *range(n + 1, rank), n)
-    out = Value(name, axes, order=None if order == tuple(range(rank)) else order, extra=extra)
+    out = Value(name, axes, order=None if order == tuple(range(rank)) else order)
     shape = out.stored
     if c.graph.types[name].shape != shape:
         name = c.graph.add_node("reshape", [name], name=c.name("reshape"), shape=shape)
     if len(out.axes) and all(d == 1 for i, d in enumerate(out.frame) if i != n):
-        return Value(c.natural(replace(out, name=name, extra=0)).name, axes, extra=extra)
+        return Value(c.natural(replace(out, name=name)).name, axes)
     return replace(out, name=name)
 
 
@@ -316,8 +272,6 @@ def conv(c: Context, v: Value, w: Array, bias: Array | None, s: Sliding, groups:
     rank, out = len(s.kernel), w.shape[0]
     batch: Axes = (v.axes[0],)
     v, at, spatial = _windows(c, v, s)
-    extra = v.extra
-    v = replace(v, extra=0)
     # [N, positions..., taps..., C]
     at = np.moveaxis(at, 1, -1)
     taps = math.prod(s.kernel)
@@ -329,7 +283,7 @@ def conv(c: Context, v: Value, w: Array, bias: Array | None, s: Sliding, groups:
     w = w.reshape(out, -1, taps)
     if groups > 1 and groups == channels:
         name = _depthwise(c, v, at, w[:, 0, :], b, spatial)
-        return _finish(c, v, name, batch, out, spatial, extra)
+        return _finish(c, v, name, batch, out, spatial)
     if groups > _MAX_GROUPS:
         raise LayoutError(f"has {groups} groups", f"use at most {_MAX_GROUPS}, or one per channel")
     per_in, per_out = channels // groups, out // groups
@@ -344,7 +298,7 @@ def conv(c: Context, v: Value, w: Array, bias: Array | None, s: Sliding, groups:
         y = c.linear(x, matrix, None if b is None else b[rows], suffix=suffix)
         names.append(y.name)
     name = names[0] if groups == 1 else c.graph.add_node("concat", names, name=c.name("groups"))
-    return _finish(c, v, name, batch, out, spatial, extra)
+    return _finish(c, v, name, batch, out, spatial)
 
 
 def _depthwise(
@@ -377,7 +331,7 @@ def taps(c: Context, v: Value, s: Sliding) -> Value:
     lead = len(v.axes) - 2 - rank
     kernel = tuple((Atom("F", n),) if n != 1 else () for n in s.kernel)
     axes: Axes = (v.axes[lead], channels, *kernel, *(a[0] for a in spatial))
-    return replace(place(c, replace(v, extra=0), at, axes, "taps"), extra=v.extra)
+    return place(c, v, at, axes, "taps")
 
 
 def frames_of_time(
@@ -433,16 +387,17 @@ def max_pool(c: Context, v: Value, s: Sliding) -> Value:
     channels = size_of(v.axes[1])
     there = _frames_there(c, v, times[0], s) if short else []
     v, at, spatial = _windows(c, v, s, zeros=False)
-    extra, v = v.extra, replace(v, extra=0)
     at = np.moveaxis(at, 1, 1 + rank)  # [N, positions..., C, taps...]
     head = at.shape[: 2 + rank]
     taps = at.reshape(*head, -1)
     # The tap of time that each is of. That of the frame itself is never outside.
-    when = np.unravel_index(np.arange(taps.shape[-1]), s.kernel)[times[0] if times else 0]
+    number = np.arange(taps.shape[-1])
+    when = np.unravel_index(number, s.kernel)[times[0]] if times else 0 * number
     own = s.pads[times[0]][0] // s.dilation[times[0]] if short else 0
-    here = taps[..., when == own] if short else taps
-    inside = np.take_along_axis(here, np.argmax(here >= 0, axis=-1)[..., None], -1)
-    taps = np.where(taps >= 0, taps, inside)  # a tap outside of the frame repeats one inside
+    for j in np.unique(when):  # a tap outside of the frame repeats one inside, of the same time
+        here = taps[..., when == j]
+        inside = np.take_along_axis(here, np.argmax(here >= 0, axis=-1)[..., None], -1)
+        taps[..., when == j] = np.where(here >= 0, here, inside)
     axes = _position_axes(v, spatial, [channels])
 
     def greatest(of: Array) -> Value:
@@ -454,12 +409,20 @@ def max_pool(c: Context, v: Value, s: Sliding) -> Value:
         y = greatest(taps)
     else:
         mine = greatest(taps[..., when == own])
+        front, back = s.pads[times[0]]
+        if front + back >= s.reach(times[0]):  # the last positions are of no frame
+            if back >= s.reach(times[0]):
+                raise LayoutError(
+                    f"takes the greatest of {s.reach(times[0])} frames, padded by {back}",
+                    "pad by less than the kernel reaches",
+                )
+            mine = where(c, there[own], mine, greatest(taps[..., when == 0]))
         parts = [mine]
         for j, known in enumerate(there):
             if j != own:
                 parts.append(where(c, known, greatest(taps[..., when == j]), mine))
         y = c.natural(extreme(c, "max", parts))
-    return _finish(c, v, y.name, batch, channels, spatial, extra)
+    return _finish(c, v, y.name, batch, channels, spatial)
 
 
 def _frames_there(c: Context, v: Value, i: int, s: Sliding) -> list[Value]:
@@ -481,7 +444,7 @@ def _frames_there(c: Context, v: Value, i: int, s: Sliding) -> list[Value]:
     at = grid(seen)
     made = []
     for k in range(0, s.reach(i), s.dilation[i]):
-        known = place(c, replace(seen, extra=0), at[k], seen.axes[1:], f"there{k}")
+        known = place(c, seen, at[k], seen.axes[1:], f"there{k}")
         # The axes of a position: channels last.
         made.append(permute(c, known, [0, *range(2, len(known.axes)), 1]))
     return made
@@ -501,11 +464,10 @@ def avg_pool(c: Context, v: Value, s: Sliding, *, count_pads: bool) -> Value:
             "count the padding (count_include_pad), or pad by zeros before it",
         )
     v, at, spatial = _windows(c, v, s)
-    extra, v = v.extra, replace(v, extra=0)
     at = np.moveaxis(at, 1, -1).reshape(*at.shape[:1], *at.shape[2 : 2 + rank], taps, channels)
     weight = np.full((channels, taps), 1.0 / taps)
     name = _depthwise(c, v, at, weight, None, spatial)
-    y = _finish(c, v, name, batch, channels, spatial, extra)
+    y = _finish(c, v, name, batch, channels, spatial)
     inside = _counted(s, sizes, times, at.shape[1 : 1 + rank], count_pads)
     if np.any(inside != taps):
         inside = np.broadcast_to(inside[..., None], (*inside.shape, channels))

@@ -13,13 +13,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from edgeseq.frontend.axes import Atom, Axis, LayoutError, Value, after_end, size_of
+from edgeseq.frontend.axes import Atom, Axis, LayoutError, Value, size_of
 from edgeseq.frontend.context import Array, Context
 from edgeseq.frontend.move import grid, place
 
 __all__ = [
     "at_one_rate",
     "between",
+    "finer",
     "framed",
     "framed_axis",
     "grouped",
@@ -27,6 +28,9 @@ __all__ = [
     "is_laid_out",
     "repeat_frames",
 ]
+
+MAX_TICK = 4096
+"""Elements that may be made of one input frame."""
 
 
 # -- more frames ---------------------------------------------------------------------------------
@@ -41,11 +45,12 @@ def interleave(c: Context, v: Value, dim: int) -> Value:
     Raises:
         LayoutError: a step would make more frames than it takes.
     """
-    v = _ending(c.natural(c.whole(v)))
+    v = c.natural(c.whole(v))
     k, n = size_of(v.axes[0]), size_of(v.axes[dim])
     if not _affords(c, v, k):
+        _ask(c, v, k)
         raise LayoutError(
-            f"makes {k} frames of one, more than come in",
+            f"makes {k} frames of one, in all more than {MAX_TICK} of each that comes in",
             "keep them as an axis of the frame and lay them out after the model, or compile in "
             "window mode (--window N --hop N)",
         )
@@ -54,21 +59,22 @@ def interleave(c: Context, v: Value, dim: int) -> Value:
     return Value(out, tuple(axes))
 
 
-def _ending(v: Value) -> Value:
-    """`v`, whose last frame is that of the input's last one."""
-    if late := after_end(v.axes):
-        raise LayoutError(
-            f"lays out or groups the frames of a sequence that goes on for {late} frames after the "
-            "input",
-            f"cut the last {late} frames off",
-        )
-    return v
-
-
 def _affords(c: Context, v: Value, k: int) -> bool:
     """Whether k frames of each of `v` are no more than come in: as many were taken together."""
     time = c.graph.types[v.name].time
     return time is not None and time.period % k == 0
+
+
+def _ask(c: Context, v: Value, k: int) -> None:
+    """Note how fine time must be for k frames of each of `v` (`finer`)."""
+    time = c.graph.types[v.name].time
+    if time is not None:
+        c.finer = math.lcm(c.finer or 1, c.tick * k // math.gcd(time.period, k))
+
+
+def finer(c: Context) -> int:
+    """Ticks of an input frame to read the model with again, where that helps; else 0."""
+    return c.finer if c.tick < c.finer <= MAX_TICK else 0
 
 
 def repeat_frames(c: Context, v: Value, dim: int, k: int) -> Value:
@@ -168,7 +174,7 @@ def grouped(c: Context, v: Value, sizes: Sequence[int]) -> Value:
     if frames >= n or n % frames or (d + 1 == len(v.axes) and before * frames == math.prod(sizes)):
         return v
     k = n // frames
-    v = _ending(c.natural(v))
+    v = c.natural(v)
     out = c.graph.add_node(
         "window", [v.name], name=c.name("group"), length=k, ahead=k - 1, cut=k - 1
     )

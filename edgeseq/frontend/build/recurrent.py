@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, after_end, describe, size_of
+from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, describe, size_of
 from edgeseq.frontend.build.rates import framed_axis
 from edgeseq.frontend.build.views import concat, permute, unsqueeze
 from edgeseq.frontend.context import Array, AxisConflict, Context
@@ -142,11 +142,6 @@ def _over_time(c: Context, x: Value, d: Direction, wanted: list[bool]) -> Outcom
         if not want or d.reverse:
             places.append(None)
             continue
-        if after_end(x.axes):
-            raise LayoutError(
-                "gives the last state of a sequence that goes on after the input",
-                "cut the last frames off, or use the outputs",
-            )
         if state.output not in outs:
             outs.append(state.output)
         places.append(outs.index(state.output))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from edgeseq.frontend.axes import Atom, Axes, Axis, LayoutError, Value, describe, size_of
+from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, describe, size_of
 from edgeseq.frontend.build.convolve import Sliding, conv
 from edgeseq.frontend.build.rates import framed, interleave
 from edgeseq.frontend.build.views import permute, slice_axis
@@ -120,8 +119,10 @@ def _faster(
 ) -> Value:  # fmt: skip
     """A transposed convolution with a stride over time, spatial axis i: s frames of every one."""
     stride, per_out, d = s.stride[i], w.shape[1], 2 + i
-    n = size_of(v.axes[d])
     wide, ahead = _phases(w, s, i)
+    # Frames that the kernel reaches beyond those of the last one; below 0: that it leaves out.
+    extra = s.reach(i) - stride - sum(s.pads[i]) + more[i]
+    tail = max(-(-extra // stride), 0)
     taps = wide.shape[d]
 
     def but(values: Sequence[Any], own: Any) -> list[Any]:
@@ -129,7 +130,7 @@ def _faster(
 
     inner = Sliding(
         but(s.kernel, taps), but(s.stride, 1), but(s.dilation, 1),
-        but(s.pads, (ahead, taps - 1 - ahead)),
+        but(s.pads, (ahead, taps - 1 - ahead - tail)),
     )  # fmt: skip
     if bias is not None:
         flat = np.ravel(np.asarray(bias, np.float64))
@@ -140,11 +141,6 @@ def _faster(
         c, c.view(y, (y.axes[0], *parts, *y.axes[2:])), [2, 0, 1, *range(3, len(y.axes) + 2)]
     )
     y = interleave(c, y, d + 2)
-    extra = s.reach(i) - stride - sum(s.pads[i]) + more[i]
-    time = (Atom("T", n * stride + max(extra, 0)),)
-    axes: list[Axis] = [y.axes[0], (Atom("F", groups * per_out),), *y.axes[3:]]
-    y = c.view(y, (*axes[:d], time, *axes[d + 1 :]))
-    # What the kernel reaches beyond the last frame, or does not fill of its frames.
-    if extra >= 0:
-        return replace(y, extra=extra)
-    return slice_axis(c, y, d, None, extra)
+    y = c.view(y, (y.axes[0], (Atom("F", groups * per_out),), *y.axes[3:]))
+    surplus = tail * stride - extra
+    return slice_axis(c, y, d, None, -surplus) if surplus else y

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from edgeseq.frontend.axes import (
+    ONE_FRAME,
     Atom,
     Axes,
     LayoutError,
     Value,
-    after_end,
     describe,
     is_unit,
     kind_of,
@@ -33,10 +33,12 @@ __all__ = [
     "last_frame",
     "over_time",
     "pad",
+    "pad_time",
     "permute",
     "reshape",
     "resolve_sizes",
     "select",
+    "shifted",
     "slice_axis",
     "split",
     "squeeze",
@@ -47,12 +49,6 @@ __all__ = [
 
 TO_THE_END = (1 << 63) - 1
 _PAD_MODES = ("constant", "reflect", "edge", "wrap")
-
-
-_ONE_FRAME = (
-    "only the last frame can be selected (y[:, -1]); for a loop over the frames use nn.RNN, nn.GRU "
-    "or nn.LSTM"
-)
 
 
 def resolve_sizes(have: Sequence[int], want: Sequence[int]) -> list[int]:
@@ -107,7 +103,7 @@ def unsqueeze(c: Context, v: Value, dims: Sequence[int]) -> Value:
     """New axes of size 1 at positions `dims` of the result."""
     if v.pad != (0, 0):
         return replace(unsqueeze(c, replace(v, pad=(0, 0)), dims), pad=v.pad)
-    v = c.whole(v, longer=True)
+    v = c.whole(v)
     rank = len(v.axes) + len(dims)
     at = sorted(d % rank for d in dims)
     if len(set(at)) != len(at):
@@ -124,7 +120,7 @@ def squeeze(c: Context, v: Value, dims: Sequence[int] | None = None) -> Value:
     """Without the axes of size 1 among `dims` (None: without all of them)."""
     if v.pad != (0, 0):
         return replace(squeeze(c, replace(v, pad=(0, 0)), dims), pad=v.pad)
-    v = c.whole(v, longer=True)
+    v = c.whole(v)
     if dims is None:
         if any(kind_of(a) in "BT" and is_unit(a) for a in v.axes):
             raise LayoutError(
@@ -142,8 +138,8 @@ def squeeze(c: Context, v: Value, dims: Sequence[int] | None = None) -> Value:
 
 def permute(c: Context, v: Value, dims: Sequence[int]) -> Value:
     """Axes in another order. Features of a frame that change places move when they are read."""
-    if v.pieces is not None or v.extra == 0:
-        v = c.whole(v) if v.pad == (0, 0) else v
+    if v.pad == (0, 0):
+        v = c.whole(v)
     order = [v.axis(d) for d in dims]
     if sorted(order) != list(range(len(v.axes))):
         raise LayoutError(f"permutes {describe(v.axes)} by {list(dims)}")
@@ -165,7 +161,7 @@ def permute(c: Context, v: Value, dims: Sequence[int]) -> Value:
     if natural:
         out = replace(out, order=None)
         if c.graph.types[v.name].shape != out.frame:
-            return replace(c.view(out, out.axes), pad=v.pad, extra=v.extra)
+            return replace(c.view(out, out.axes), pad=v.pad)
         return out
     return replace(out, order=tuple(stored))
 
@@ -221,11 +217,6 @@ def flip(c: Context, v: Value, dims: Sequence[int]) -> Value:
 def last_frame(c: Context, v: Value, dim: int) -> Value:
     """The value at the last frame, axis `dim` kept with size 1."""
     v = c.whole(v)
-    if late := after_end(v.axes):
-        raise LayoutError(
-            f"takes the last frame of a sequence that goes on for {late} frames after the input",
-            f"cut the last {late} frames off",
-        )
     if v.order is not None:
         v = c.natural(v)
     return c.emit("last", [v.name], (*v.axes[:dim], (), *v.axes[dim + 1 :]), suffix="last")
@@ -238,35 +229,31 @@ def _slice_time(c: Context, v: Value, d: int, start: int | None, stop: int, step
             return last_frame(c, v, d)
         if c.frames and -start > n // 2:  # nearly all: the model counts how many there are
             start = max(n + start, 0)
-    longer = v.extra + after_end((v.axes[d],))
+    longer = c.longer(v.name)
     if n // 2 < stop < n and (c.frames or n - stop <= longer + sum(v.pad)):
         stop -= n
     if (start is not None and start < 0) or (0 <= stop < n):
+        if not start and stop > 0 and step == 1 and v.pad == (0, 0) and not v.head:
+            axes = (*v.axes[:d], (Atom("T", stop),), *v.axes[d + 1 :])
+            return replace(v, axes=axes, head=stop)  # of use only before other frames
         end = "" if stop >= n else stop
         single = stop - (start or 0) == 1  # as exporters unroll a loop
         raise LayoutError(
             f"takes frames {'' if start is None else start}:{end} of a sequence",
-            _ONE_FRAME
+            ONE_FRAME
             if single
             else "the last frame is y[:, -1]; to drop or shift frames, do it after the model",
         )
     lo, cut = start or 0, 0 if stop >= n else -stop
+    if v.head:
+        c.whole(v)
     if lo + cut >= n:
         raise LayoutError(f"takes no frame of {n}")
     axes = (*v.axes[:d], (Atom("T", n - lo - cut),), *v.axes[d + 1 :])
-    if longer:
-        if lo or cut != longer:
-            raise LayoutError(
-                f"cuts {lo} frames off the front and {cut} off the end of a sequence that is "
-                f"{longer} frames longer than the input",
-                f"cut the last {longer} frames off; give an example whose length is a multiple "
-                "of all strides",
-            )
-        v = replace(v, axes=axes, extra=0)
-    elif lo <= v.pad[0] and cut <= v.pad[1]:
+    if lo <= v.pad[0] and cut <= v.pad[1]:
         v = replace(v, axes=axes, pad=(v.pad[0] - lo, v.pad[1] - cut))
     else:
-        v = _shifted(c, v, axes, v.pad[0] - lo, v.pad[1] - cut)
+        v = shifted(c, v, axes, v.pad[0] - lo, v.pad[1] - cut)
     if step != 1:
         v = c.natural(c.whole(v))
         n = size_of(v.axes[d])
@@ -276,23 +263,19 @@ def _slice_time(c: Context, v: Value, d: int, start: int | None, stop: int, step
     return v
 
 
-def _shifted(c: Context, v: Value, axes: Axes, front: int, back: int) -> Value:
-    """A sequence with `front` zeros before it and `back` after it; below 0: frames cut off."""
+def shifted(c: Context, v: Value, axes: Axes, front: int, back: int) -> Value:
+    """A sequence with `front` zeros before it and `back` after it; below 0: frames cut off.
+
+    Args:
+        c: the Graph under construction.
+        v: the sequence; its `pad` is not made.
+        axes: of the result.
+        front, back: numbers of frames.
+    """
     v = c.natural(replace(v, pad=(0, 0)))
-    if front < 0 < front + back:
-        raise LayoutError(
-            f"cuts {-front} frames off the front and puts {back} zeros after the end",
-            "pad by no more than is cut off",
-        )
-    out = c.graph.add_node(
-        "window", [v.name], name=c.name("shift"), length=max(front, 0) + 1, ahead=max(-front, 0),
-        cut=max(-front - back, 0),
-    )  # fmt: skip
-    if front > 0:  # the oldest frame of the window
-        size = math.prod(v.frame)
-        flat = c.graph.add_node("reshape", [out], name=c.name("shift"), shape=((front + 1) * size,))
-        out = c.graph.add_node("slice", [flat], name=c.name("late"), start=0, stop=size)
-    y = c.view(Value(out, axes, extra=max(front + back, 0)), axes)
+    c.charge(0)
+    out = c.graph.add_node("shift", [v.name], name=c.name("shift"), frames=front, cut=-front - back)
+    y = Value(out, axes)
     if front == 0 and back < 0:
         c.cuts[y.name] = (v, -back)
     return y
@@ -311,7 +294,7 @@ def slice_axis(
     kind = v.kind(d)
     end = TO_THE_END if stop is None else stop
     if kind == "T" and step > 0:
-        if start in (None, 0) and end >= n and step == 1 and not v.extra:
+        if start in (None, 0) and end >= n and step == 1:
             return v
         return _slice_time(c, v, d, start, end, step)
     cut = slice(start, None if stop is None or (step < 0 and stop < -n) else stop, step)
@@ -330,7 +313,7 @@ def slice_axis(
         raise LayoutError("takes a part of the batch", "process all sequences alike")
     if kind == "mixed":
         raise LayoutError(f"takes a part of axis {d} of {describe(v.axes)}", "undo the view first")
-    at = grid(c.whole(v, longer=True))[(*[slice(None)] * d, cut)]
+    at = grid(c.whole(v))[(*[slice(None)] * d, cut)]
     return moved(c, v, at, range(len(v.axes)))
 
 
@@ -351,7 +334,7 @@ def select(c: Context, v: Value, dim: int, index: int) -> Value:
                 "write y[:, -1]",
             )
         if index != -1:
-            raise LayoutError(f"selects frame {index}", _ONE_FRAME)
+            raise LayoutError(f"selects frame {index}", ONE_FRAME)
         y = last_frame(c, v, d)
     else:
         y = slice_axis(c, v, d, index % n, index % n + 1)
@@ -388,7 +371,7 @@ def take(c: Context, v: Value, dim: int, index: Array) -> Value:
             "a stream takes every frame, every k-th, or pieces at equal distances; an end that is "
             "mirrored: pad with zeros, or compile in window mode (--window N --hop N)",
         )
-    at = np.take(grid(c.whole(v, longer=True)), index % n, axis=d)
+    at = np.take(grid(c.whole(v)), index % n, axis=d)
     rank = len(v.axes)
     origin = [*range(d), *[None] * index.ndim, *range(d + 1, rank)]
     return moved(c, v, at, origin, "gather")
@@ -437,24 +420,14 @@ def split(c: Context, v: Value, dim: int, sizes: Sequence[int]) -> list[Value]:
 # -- joining and padding -------------------------------------------------------------------------
 
 
-def _join_time(c: Context, tensors: Sequence[Any], d: int) -> Value:
-    """A sequence with constant zeros before or after it: padding that a convolution takes in."""
-    at = [i for i, t in enumerate(tensors) if isinstance(t, Value)]
-    zeros = all(isinstance(t, Value) or not np.any(t) for t in tensors)
-    if len(at) != 1 or not zeros:
-        raise LayoutError("joins tensors along time", "join along the features only")
-    counts = [0 if isinstance(t, Value) else np.shape(t)[d] for t in tensors]
-    v = tensors[at[0]]
-    front, back = sum(counts[: at[0]]), sum(counts[at[0] :])
-    return _pad_time(c, v, d, front, back)
-
-
 def concat(c: Context, tensors: Sequence[Any], dim: int) -> Value:
     """Tensors one after another along axis `dim`; some may be constants."""
     moving = [t for t in tensors if isinstance(t, Value)]
     d = moving[0].axis(dim)
     if any(len(t.axes) > d and t.kind(d) in ("T", "mixed") for t in moving):
-        return _join_time(c, tensors, d)
+        from edgeseq.frontend.build.joins import join_time
+
+        return join_time(c, tensors, d)
     moving = at_one_rate(c, [c.real(v) for v in moving])
     if len(moving) < len(tensors):  # a constant is alike in every frame
         moving = [framed(c, v, [i for i in range(len(v.axes)) if i != d]) for v in moving]
@@ -515,21 +488,20 @@ def stack(c: Context, tensors: Sequence[Any], dim: int) -> Value:
     )
 
 
-def _pad_time(c: Context, v: Value, d: int, front: int, back: int) -> Value:
-    if v.extra:
-        v = c.whole(v)
+def pad_time(c: Context, v: Value, d: int, front: int, back: int) -> Value:
+    """`front` frames of zeros before a sequence and `back` after it, along axis `d`."""
     v = framed_axis(c, v, d)
     axis = v.axes[d]
     if len(axis) != 1:
         raise LayoutError(f"pads time in {describe(v.axes)}", "undo the view first")
     n = size_of(axis) + front + back
-    axes = (*v.axes[:d], (Atom("T", n, after_end(v.axes)),), *v.axes[d + 1 :])
+    axes = (*v.axes[:d], (Atom("T", n),), *v.axes[d + 1 :])
     if front > 0 and back == 0 and v.pad == (0, 0) and v.order is None and v.name in c.cuts:
         # What was cut off at the end and is put before it again: the sequence, later.
         source, cut = c.cuts[v.name]
         source = c.natural(source)
         if c.graph.types[source.name].size == math.prod(v.frame):
-            return _shifted(c, replace(source, axes=v.axes), axes, front, -cut)
+            return shifted(c, replace(source, axes=v.axes), axes, front, -cut)
     return replace(v, axes=axes, pad=(v.pad[0] + front, v.pad[1] + back))
 
 
@@ -561,7 +533,7 @@ def pad(
                     "a stream has no end to mirror: pad with zeros (torch.stft: "
                     "pad_mode='constant'), or compile in window mode (--window N --hop N)",
                 )
-            y = _pad_time(c, y, d, lo, hi)
+            y = pad_time(c, y, d, lo, hi)
     return y
 
 

@@ -41,9 +41,6 @@ def _unbatched(c: Context, v: Value, added: bool) -> Value:
     if not added:
         return v
     rank = len(v.axes)
-    extra, v = v.extra, v
-    if extra:
-        raise LayoutError("pads a sequence without a batch on both sides", "add a batch axis")
     y = views.squeeze(c, v, [0])
     assert len(y.axes) == rank - 1
     return y

@@ -54,12 +54,48 @@ for _name in (
     "transpose_copy", "t", "mT", "numpy_T", "movedim", "moveaxis", "expand", "broadcast_to",
     "expand_copy", "repeat", "tile", "select", "slice", "narrow", "split", "split_with_sizes",
     "chunk", "unbind", "index_select", "clone", "contiguous", "detach", "alias", "neg", "negative",
-    "alias_copy", "lift_fresh_copy", "mean", "flip", "sum", "diff",
+    "alias_copy", "lift_fresh_copy", "mean", "flip", "sum", "diff", "unfold", "unfold_copy",
+    "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d", "roll",
+    "index", "gather", "tensor_split", "hstack", "vstack", "column_stack", "tril", "triu",
+    "repeat_interleave", "select_copy", "slice_copy", "narrow_copy", "split_copy", "unbind_copy",
+    "split_with_sizes_copy",
 ):  # fmt: skip
     lowers_complex(_name)(_both(_name))
 
 
-@lowers_complex("cat", "concat", "stack")
+@lowers_complex("pad", "constant_pad_nd")
+def _padded(c: Context, value: Any = None, **more: Any) -> Complex:
+    re, im = (_imaginary_or_real(value, which) for which in ("re", "im"))
+    made = (LOWER["pad"](c, value=v, **{k: _part(a, w) for k, a in more.items()})
+            for v, w in ((re, "re"), (im, "im")))  # fmt: skip
+    return Complex(*made)
+
+
+def _imaginary_or_real(x: Any, which: str) -> Any:
+    """A part of an argument whose imaginary part is zero where it is real."""
+    if x is None or _is_complex(x) or which == "re":
+        return _part(x, which)
+    return 0.0
+
+
+@lowers_complex("where")
+def _where(c: Context, condition: Any, self: Any = None, other: Any = None) -> Complex:
+    if _is_complex(condition):
+        raise LayoutError("asks whether a complex number is true", "compare one of its parts")
+    made = (LOWER["where"](c, condition, *(_imaginary_or_real(x, w) for x in (self, other)))
+            for w in ("re", "im"))  # fmt: skip
+    return Complex(*made)
+
+
+@lowers_complex("masked_fill")
+def _masked(c: Context, self: Any, mask: Any, value: Any) -> Complex:
+    made = (LOWER["masked_fill"](c, *(_imaginary_or_real(x, w) if x is not mask else x
+                                      for x in (self, mask, value)))
+            for w in ("re", "im"))  # fmt: skip
+    return Complex(*made)
+
+
+@lowers_complex("cat", "concat", "concatenate", "stack")
 def _joined(c: Context, tensors: Sequence[Any], dim: int = 0) -> Complex:
     if any(isinstance(t, Value) for t in tensors):
         raise LayoutError("joins real and complex numbers", "make both complex")
