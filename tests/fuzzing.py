@@ -8,7 +8,7 @@ from edgeseq.ir import Graph, Interpreter
 from edgeseq.ir.blocks import delay_in_elements
 from edgeseq.passes.stream import stream
 
-__all__ = ["TOLERANCE", "close", "streamed"]
+__all__ = ["TOLERANCE", "close", "known", "streamed"]
 
 TOLERANCE = 1e-4
 
@@ -17,6 +17,12 @@ def close(got: np.ndarray, want: np.ndarray, scale: float) -> bool:
     return got.shape == want.shape and bool(
         np.abs(got - want).max(initial=0) <= TOLERANCE * max(scale, 0.1)
     )
+
+
+def known(graph: Graph, k: int, rows: np.ndarray, axis: int) -> np.ndarray:
+    """The elements of output `k` that do not depend on what comes after the end of the input."""
+    unknown = graph.meta.get("unknown", {}).get(graph.outputs[k], 0)
+    return rows.take(np.arange(max(rows.shape[axis] - unknown, 0)), axis=axis)
 
 
 def streamed(graph: Graph, frames: list[np.ndarray], timed: dict[int, np.ndarray]) -> list[str]:

@@ -158,3 +158,23 @@ def test_the_error_is_that_of_the_likelier_axis() -> None:
     x = torch.randn(1, 6, T)
     with pytest.raises(UnsupportedError, match="sums over all frames so far"):
         from_torch(Fn(lambda m, x: m.c(x).cumsum(2), c=torch.nn.Conv1d(6, 4, 1)), x)
+
+
+POOLS: dict[str, Callable[[Any], Any]] = {
+    "greatest": lambda x: F.max_pool1d(x.flatten(2), 2),
+    "mean": lambda x: F.avg_pool1d(x.flatten(2), 3, 2, 1),
+    "greatest of two axes": lambda x: F.max_pool2d(x, (2, 3), padding=(1, 1)),
+    "mean of two axes": lambda x: F.avg_pool2d(x, 2, padding=1, count_include_pad=False),
+    "after a transposition": lambda x: F.max_pool2d(x.transpose(2, 3), (3, 2)).transpose(2, 3),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_pools_of_each_frame(name: str) -> None:
+    """Time where a pool has its channels: [batch, time, features...]."""
+    x = torch.randn(1, T, 4, 6, generator=torch.Generator().manual_seed(1))
+    m = Fn(lambda m, x: POOLS[name](m.lin(x)), lin=torch.nn.Linear(6, 6)).eval()
+    step = to_step(from_torch(m, x))
+    want = m(x).detach().numpy()[0]
+    got = Interpreter(step).sequence(x.numpy().astype(np.float64))[0][0]
+    assert not step.states and np.abs(got.reshape(want.shape) - want).max() < 1e-6

@@ -404,8 +404,13 @@ def _compared(
     want: Sequence[Array],
     got: Sequence[Array],
 ) -> Verification:
-    names = made.model.graph.outputs
-    first, second = (dict(zip(names, values, strict=True)) for values in (want, got))
+    graph = made.model.graph
+    names, unknown = graph.outputs, graph.meta.get("unknown", {})
+    first, second = (
+        {n: a[:, : max(a.shape[1] - unknown[n], 0)] if unknown.get(n) else a
+         for n, a in zip(names, values, strict=True)}
+        for values in (want, got)
+    )  # fmt: skip
     resolution = dict(zip(names, made.float_resolution, strict=True))
     return compare(stage, against, level, first, second, resolution)
 

@@ -60,8 +60,9 @@ class Value:
             tensor's axes say; moving them is put off until somebody asks.
         head: if not 0, the tensor is the first frames of a sequence alone, as many; they can be put
             before others.
-        pad: frames of zeros before and after the sequence that are not there yet: a convolution
-            takes them in.
+        pad: frames before and after the sequence that are not there yet: a convolution takes them
+            in.
+        mirror: what they are: zeros (""), mirrored ("reflect") or the first and last ("edge").
         keys: if not 0, the last axis counts the frames that a query attends to, the newest last.
         future: of scores, what every score of a frame that has not come yet is; None where they
             differ.
@@ -75,6 +76,7 @@ class Value:
     order: tuple[int, ...] | None = None
     head: int = 0
     pad: tuple[int, int] = (0, 0)
+    mirror: str = ""
     keys: int = 0
     future: float | None = None
 

@@ -100,6 +100,7 @@ class Context:
             these frames.
         tick: ticks of an input frame: of how many elements for each something can be made.
         finer: ticks with which what was refused for making more could be made; 0: nothing was.
+        ends_otherwise: the model puts other frames than zeros after the end of a sequence.
         frames: of the example's sequences where the length is open, a size that the model holds
             nowhere else; 0: sizes say nothing of time.
     """
@@ -109,6 +110,7 @@ class Context:
     ) -> None:
         self.graph, self.used, self.context = graph, used, context or 0
         self.tick, self.finer = tick, 0
+        self.ends_otherwise = False
         self._valid: dict[str, str] = {}
         self.indices: set[str] = set()
         self.quantised: dict[str, tuple[float, float]] = {}
@@ -267,7 +269,11 @@ class Context:
         """
         if v.head:
             v = self.natural(v)  # refuses it
-        if v.pad != (0, 0):
+        if v.pad != (0, 0) and v.mirror:
+            from edgeseq.frontend.build.mirror import made
+
+            v = made(self, v)
+        elif v.pad != (0, 0):
             from edgeseq.frontend.build.views import shifted
 
             v = shifted(self, v, v.axes, *v.pad)
@@ -293,7 +299,7 @@ class Context:
 
     def unary(self, op: str, v: Value, *, suffix: str = "", **attrs: Any) -> Value:
         """A node that works element by element."""
-        if v.pad == (0, 0) or not _keeps_zero(op, attrs):
+        if v.pad == (0, 0) or not (v.mirror or _keeps_zero(op, attrs)):
             v = self.whole(v)
         self.charge(0)
         out = self.graph.add_node(op, [v.name], name=self.name(suffix), **attrs)

@@ -23,6 +23,7 @@ from edgeseq.frontend.axes import LayoutError, Value
 from edgeseq.frontend.build.rates import finer, framed
 from edgeseq.frontend.build.spectrum import Complex
 from edgeseq.frontend.context import LOWER, LOWER_COMPLEX, AxisConflict
+from edgeseq.frontend.ends import note_ends
 from edgeseq.frontend.interpret import DAMAGED, Lost, Lowering
 from edgeseq.frontend.options import ImportOptions
 from edgeseq.frontend.pairing import keeps
@@ -275,6 +276,8 @@ class _Run:
         if self.reading.mode == "window":
             graph = self._windowed(graph, ports)
         self._name_states(graph)
+        if low.c.ends_otherwise:
+            note_ends(graph, self.program.where)
         if low.c.notes:
             graph.meta["notes"] = list(low.c.notes)
         return Lowered(graph, whole, self.reading, ports, outputs, low.c.context, self.states)

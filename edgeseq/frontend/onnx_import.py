@@ -19,6 +19,7 @@ import numpy as np
 from edgeseq.errors import GraphError, ModelError, Problem, UnsupportedError, UsageError
 from edgeseq.frontend.axes import LayoutError, Value
 from edgeseq.frontend.build.rates import finer, framed
+from edgeseq.frontend.ends import note_ends
 from edgeseq.frontend.onnx_axes import Layout, layouts, open_sizes
 from edgeseq.frontend.onnx_chunks import Side, first_gap
 from edgeseq.frontend.onnx_file import read_onnx
@@ -419,6 +420,11 @@ def _lowered(
             "outputs": letters,
         },
     }
+    if low.c.ends_otherwise:
+        try:
+            note_ends(graph, program.where)
+        except UnsupportedError as e:
+            raise _unsupported(program, list(e.problems), mode) from None
     if mode == "stream" and layout.static:
         graph.meta["length"] = layout.static
     if low.c.notes:

@@ -33,7 +33,7 @@ from edgeseq.passes._lags import Lags
 from edgeseq.passes._past import Past, lead
 from edgeseq.passes._recur import inline, loop
 
-__all__ = ["stream"]
+__all__ = ["past_the_end", "stream"]
 
 
 def stream(graph: Graph, frames: int | None = None) -> Graph:
@@ -72,6 +72,19 @@ def stream(graph: Graph, frames: int | None = None) -> Graph:
     if graph.is_step:
         return _of_step(graph, frames)
     return _Streaming(graph, frames).run()
+
+
+def past_the_end(graph: Graph) -> dict[str, int]:
+    """By output, how many elements at its end depend on what comes after the end of the input.
+
+    Args:
+        graph: over time.
+
+    Raises:
+        UnsupportedError, GraphError: as of `stream`.
+    """
+    lags = Lags.of(graph)
+    return {v: lags.open[v] - lags.end[v] for v in graph.outputs if v in lags.lag}
 
 
 @dataclass

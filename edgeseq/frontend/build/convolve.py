@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from edgeseq.frontend.axes import (
     describe,
     size_of,
 )
+from edgeseq.frontend.build import mirror as mirrored
 from edgeseq.frontend.build.arith import where
 from edgeseq.frontend.build.rates import framed, framed_axis
 from edgeseq.frontend.build.reduce import extreme
@@ -185,6 +186,10 @@ def _padded(
 def _over_time(c: Context, v: Value, i: int, s: Sliding) -> Value:
     """`v` with a first axis of the frames that one position of time reads."""
     d = 2 + i
+    if v.mirror and s.pads[i] != (0, 0):
+        v = c.whole(v)
+    mirror, more = (v.mirror, mirrored.more_taps(v, s.reach(i))) if v.mirror else ("", 0)
+    c.ends_otherwise = c.ends_otherwise or bool(mirror and v.pad[1])
     n = size_of(v.axes[d]) - sum(v.pad)
     front, back = v.pad[0] + s.pads[i][0], v.pad[1] + s.pads[i][1]
     reach = s.reach(i)
@@ -208,15 +213,22 @@ def _over_time(c: Context, v: Value, i: int, s: Sliding) -> Value:
     if reach > 1 or ahead or cut:
         c.charge(0)
         name = c.graph.add_node(
-            "window", [name], name=c.name("window"), length=reach, ahead=ahead, cut=cut
-        )
+            "window", [name], name=c.name("window"), length=reach + more, ahead=ahead + more,
+            cut=cut,
+        )  # fmt: skip
     else:
         frame = c.graph.types[name].shape
         name = c.graph.add_node("reshape", [name], name=c.name("window"), shape=(1, *frame))
     if s.stride[i] > 1:
         name = c.graph.add_node("decimate", [name], name=c.name("every"), factor=s.stride[i])
         frames = -(-frames // s.stride[i])
-    return Value(name, ((Atom("F", reach),), *v.axes[:d], (Atom("T", frames),), *v.axes[d + 1 :]))
+    axes = (*v.axes[:d], (Atom("T", frames),), *v.axes[d + 1 :])
+    seen = Value(name, ((Atom("F", reach + more),), *axes))
+    if mirror and front:
+        seen = mirrored.first_positions(c, seen, mirror, front, s.stride[i])
+    if more:
+        seen = place(c, seen, grid(seen)[:reach], ((Atom("F", reach),), *axes), "taps")
+    return seen
 
 
 def _finish(
@@ -375,9 +387,28 @@ def pieces(c: Context, self: Value, dim: int, size: int, step: int) -> Value:
 # -- pooling -------------------------------------------------------------------------------------
 
 
+def _stands_for_channels(c: Context, v: Value) -> bool:
+    """Whether axis 1 is time, and a layer before has run along it or beside it.
+
+    Of a model that begins with a pool, [batch, channels, time...] is meant.
+    """
+    layers = ("depthwise", "linear", "scan", "window")
+    return v.kind(1) == "T" and v.pad == (0, 0) and any(n.op in layers for n in c.graph.nodes)
+
+
+def _frame_by_frame(c: Context, v: Value, pool: Callable[[Value], Value]) -> Value:
+    """A pool of [N, T, positions...]: it keeps channels apart, so time may stand in their place."""
+    batch, time = v.axes[:2]
+    y = c.natural(pool(replace(v, axes=((*batch, *time), (), *v.axes[2:]))))
+    y = c.view(y, (y.axes[0], (), *y.axes[2:]))
+    return replace(y, axes=(batch, time, *y.axes[2:]))
+
+
 def max_pool(c: Context, v: Value, s: Sliding) -> Value:
     """The greatest of each window of [N, C, positions...]; padding of the pool never wins."""
     v = framed(c, v, range(2, len(v.axes)))
+    if _stands_for_channels(c, v):
+        return _frame_by_frame(c, c.natural(v), lambda u: max_pool(c, u, s))
     rank = len(s.kernel)
     times = [i for i in range(rank) if v.kind(2 + i) == "T"]
     short = bool(times) and s.pads[times[0]] != (0, 0)  # the first windows reach over fewer frames
@@ -453,6 +484,8 @@ def _frames_there(c: Context, v: Value, i: int, s: Sliding) -> list[Value]:
 def avg_pool(c: Context, v: Value, s: Sliding, *, count_pads: bool) -> Value:
     """The mean of each window; with `count_pads` padding counts as zeros."""
     v = framed(c, v, range(2, len(v.axes)))
+    if _stands_for_channels(c, v):
+        return _frame_by_frame(c, c.natural(v), lambda u: avg_pool(c, u, s, count_pads=count_pads))
     channels, taps = size_of(v.axes[1]), math.prod(s.kernel)
     batch: Axes = (v.axes[0],)
     rank = len(s.kernel)

@@ -10,10 +10,11 @@ import numpy as np
 
 from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, size_of
 from edgeseq.frontend.build.arith import where
-from edgeseq.frontend.build.views import pad_time, shifted
+from edgeseq.frontend.build.pads import pad_time
+from edgeseq.frontend.build.views import shifted
 from edgeseq.frontend.context import Array, Context
 
-__all__ = ["join_time"]
+__all__ = ["join_time", "ones_like"]
 
 _MOST_BEFORE = 64
 """Frames before a sequence that may be other than zero; each is a choice in every step."""
@@ -48,7 +49,7 @@ def join_time(c: Context, tensors: Sequence[Any], d: int) -> Value:
             f"puts {front} frames before a sequence", f"put at most {_MOST_BEFORE}, or zeros"
         )
     y = c.whole(pad_time(c, v, d, front, 0))
-    ones, end = _ones(c, y, d), front
+    ones, end = ones_like(c, y, d), front
     for t in reversed(first):
         for frames, item in _frames(c, t, y, d, end):
             begun = c.whole(shifted(c, ones, ones.axes, end, -end))
@@ -81,7 +82,7 @@ def _late(c: Context, source: Value, begin: int, more: int) -> Value:
     return c.whole(shifted(c, source, source.axes, begin, more - begin))
 
 
-def _ones(c: Context, v: Value, d: int) -> Value:
+def ones_like(c: Context, v: Value, d: int) -> Value:
     """1 in every frame of `v`, for choosing along all its axes."""
     axes: Axes = tuple(tuple(a for a in axis if a.label != "F") for axis in v.axes)
     free = next((i for i in range(len(axes)) if i != d and not axes[i]), None)

@@ -9,11 +9,11 @@ is that matrix times the window, over overlapping pieces of time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgeseq.frontend.axes import LayoutError, Value, describe, size_of
+from edgeseq.frontend.axes import Atom, LayoutError, Value, describe, size_of
 from edgeseq.frontend.build.convolve import pieces
 from edgeseq.frontend.build.views import permute, slice_axis, stack
 from edgeseq.frontend.context import Array, Context
@@ -183,11 +183,18 @@ def transform_of_time(
         raise LayoutError(f"has a window of {given.size} for {points} points")
     lead = (points - given.size) // 2
     full[lead : lead + given.size] = given
-    v = pieces(c, x, dim, points, hop)
     # Samples that the window leaves out are not multiplied.
     inside = np.flatnonzero(full)
     first, last = (int(inside[0]), int(inside[-1]) + 1) if inside.size else (0, 1)
-    v = c.last_axis(slice_axis(c, v, len(v.axes) - 1, first, last))
+    front, back = x.pad[0] - first, x.pad[1] - (points - last)
+    if x.pad != (0, 0) and front >= 0 <= back:  # nor waited for
+        d = x.axis(dim)
+        n = size_of(x.axes[d]) - first - points + last
+        axes = (*x.axes[:d], (Atom("T", n),), *x.axes[d + 1 :])
+        v = c.last_axis(pieces(c, replace(x, axes=axes, pad=(front, back)), dim, last - first, hop))
+    else:
+        v = pieces(c, x, dim, points, hop)
+        v = c.last_axis(slice_axis(c, v, len(v.axes) - 1, first, last))
     rows = points // 2 + 1 if onesided else points
     angles = _turns(rows, points, points)[:, first:last]
     factors = scale * full[first:last]

@@ -32,14 +32,13 @@ __all__ = [
     "flip",
     "last_frame",
     "over_time",
-    "pad",
-    "pad_time",
     "permute",
     "reshape",
     "resolve_sizes",
     "select",
     "shifted",
     "slice_axis",
+    "slice_time",
     "split",
     "squeeze",
     "stack",
@@ -48,7 +47,6 @@ __all__ = [
 ]
 
 TO_THE_END = (1 << 63) - 1
-_PAD_MODES = ("constant", "reflect", "edge", "wrap")
 
 
 def resolve_sizes(have: Sequence[int], want: Sequence[int]) -> list[int]:
@@ -96,13 +94,14 @@ def _of_ones(c: Context, v: Value, sizes: Sequence[int]) -> Value:
     """A view that adds or drops axes of size 1 alone: padding of time stays to be made."""
     axes = regroup(v.axes, sizes)
     seen = c.view(replace(v, pad=(0, 0)), axes)
-    return replace(seen, pad=v.pad)
+    return replace(seen, pad=v.pad, mirror=v.mirror)
 
 
 def unsqueeze(c: Context, v: Value, dims: Sequence[int]) -> Value:
     """New axes of size 1 at positions `dims` of the result."""
     if v.pad != (0, 0):
-        return replace(unsqueeze(c, replace(v, pad=(0, 0)), dims), pad=v.pad)
+        seen = unsqueeze(c, replace(v, pad=(0, 0)), dims)
+        return replace(seen, pad=v.pad, mirror=v.mirror)
     v = c.whole(v)
     rank = len(v.axes) + len(dims)
     at = sorted(d % rank for d in dims)
@@ -119,7 +118,8 @@ def unsqueeze(c: Context, v: Value, dims: Sequence[int]) -> Value:
 def squeeze(c: Context, v: Value, dims: Sequence[int] | None = None) -> Value:
     """Without the axes of size 1 among `dims` (None: without all of them)."""
     if v.pad != (0, 0):
-        return replace(squeeze(c, replace(v, pad=(0, 0)), dims), pad=v.pad)
+        seen = squeeze(c, replace(v, pad=(0, 0)), dims)
+        return replace(seen, pad=v.pad, mirror=v.mirror)
     v = c.whole(v)
     if dims is None:
         if any(kind_of(a) in "BT" and is_unit(a) for a in v.axes):
@@ -161,7 +161,7 @@ def permute(c: Context, v: Value, dims: Sequence[int]) -> Value:
     if natural:
         out = replace(out, order=None)
         if c.graph.types[v.name].shape != out.frame:
-            return replace(c.view(out, out.axes), pad=v.pad)
+            return replace(c.view(out, out.axes), pad=v.pad, mirror=v.mirror)
         return out
     return replace(out, order=tuple(stored))
 
@@ -222,7 +222,12 @@ def last_frame(c: Context, v: Value, dim: int) -> Value:
     return c.emit("last", [v.name], (*v.axes[:dim], (), *v.axes[dim + 1 :]), suffix="last")
 
 
-def _slice_time(c: Context, v: Value, d: int, start: int | None, stop: int, step: int) -> Value:
+def slice_time(c: Context, v: Value, d: int, start: int | None, stop: int, step: int) -> Value:
+    """Frames start, start + step, ... before stop of axis `d`, time; what is cut off is a shift.
+
+    Raises:
+        LayoutError: frames that a stream does not have.
+    """
     n = size_of(v.axes[d])
     if start is not None and start < 0:
         if start == -1 and stop >= n and step == 1:
@@ -252,6 +257,10 @@ def _slice_time(c: Context, v: Value, d: int, start: int | None, stop: int, step
     axes = (*v.axes[:d], (Atom("T", n - lo - cut),), *v.axes[d + 1 :])
     if lo <= v.pad[0] and cut <= v.pad[1]:
         v = replace(v, axes=axes, pad=(v.pad[0] - lo, v.pad[1] - cut))
+    elif v.mirror:  # what is cut off beyond the padding is cut off the sequence
+        front, back = v.pad[0] - lo, v.pad[1] - cut
+        y = shifted(c, replace(v, mirror=""), axes, min(front, 0), min(back, 0))
+        v = replace(y, pad=(max(front, 0), max(back, 0)), mirror=v.mirror)
     else:
         v = shifted(c, v, axes, v.pad[0] - lo, v.pad[1] - cut)
     if step != 1:
@@ -296,7 +305,7 @@ def slice_axis(
     if kind == "T" and step > 0:
         if start in (None, 0) and end >= n and step == 1:
             return v
-        return _slice_time(c, v, d, start, end, step)
+        return slice_time(c, v, d, start, end, step)
     cut = slice(start, None if stop is None or (step < 0 and stop < -n) else stop, step)
     count = len(range(*cut.indices(n)))
     if count == n and step == 1:
@@ -365,11 +374,16 @@ def take(c: Context, v: Value, dim: int, index: Array) -> Value:
         pieces = _pieces(c, v, d, index)
         if pieces is not None:
             return pieces
+    if v.kind(d) == "T" and index.ndim == 1:
+        from edgeseq.frontend.build.pads import padded_by_number
+
+        padded = padded_by_number(c, v, d, index)
+        if padded is not None:
+            return padded
     if v.kind(d) not in "F1":
         raise LayoutError(
             f"takes elements along axis {d} of {describe(v.axes)} by their number",
-            "a stream takes every frame, every k-th, or pieces at equal distances; an end that is "
-            "mirrored: pad with zeros, or compile in window mode (--window N --hop N)",
+            "a stream takes every frame, every k-th, or pieces at equal distances",
         )
     at = np.take(grid(c.whole(v)), index % n, axis=d)
     rank = len(v.axes)
@@ -486,78 +500,3 @@ def stack(c: Context, tensors: Sequence[Any], dim: int) -> Value:
         [unsqueeze(c, t, [d]) if isinstance(t, Value) else np.expand_dims(t, d) for t in tensors],
         d,
     )
-
-
-def pad_time(c: Context, v: Value, d: int, front: int, back: int) -> Value:
-    """`front` frames of zeros before a sequence and `back` after it, along axis `d`."""
-    v = framed_axis(c, v, d)
-    axis = v.axes[d]
-    if len(axis) != 1:
-        raise LayoutError(f"pads time in {describe(v.axes)}", "undo the view first")
-    n = size_of(axis) + front + back
-    axes = (*v.axes[:d], (Atom("T", n),), *v.axes[d + 1 :])
-    if front > 0 and back == 0 and v.pad == (0, 0) and v.order is None and v.name in c.cuts:
-        # What was cut off at the end and is put before it again: the sequence, later.
-        source, cut = c.cuts[v.name]
-        source = c.natural(source)
-        if c.graph.types[source.name].size == math.prod(v.frame):
-            return shifted(c, replace(source, axes=v.axes), axes, front, -cut)
-    return replace(v, axes=axes, pad=(v.pad[0] + front, v.pad[1] + back))
-
-
-def pad(
-    c: Context, v: Value, pads: Sequence[tuple[int, int]], mode: str = "constant", fill: float = 0.0
-) -> Value:
-    """Padding of every axis by (before, after); negative counts cut off.
-
-    Args:
-        mode: 'constant', 'reflect', 'edge' or 'wrap'.
-        fill: of 'constant'.
-    """
-    if mode not in _PAD_MODES:
-        raise LayoutError(f"pads in mode {mode!r}", "use constant, reflect or replicate padding")
-    time = [d for d in range(len(pads)) if v.kind(d) in ("T", "mixed") and any(pads[d])]
-    if any(v.kind(d) == "B" and any(pair) for d, pair in enumerate(pads)):
-        raise LayoutError("pads the batch")
-    inner = [(0, 0) if d in time else (lo, hi) for d, (lo, hi) in enumerate(pads)]
-    y = _pad_features(c, v, inner, mode, fill)  # first: padding of time has no node yet
-    for d in time:
-        lo, hi = pads[d]
-        if lo < 0 or hi < 0:
-            y = _slice_time(c, y, d, max(-lo, 0), min(hi, 0) or TO_THE_END, 1)
-            lo, hi = max(lo, 0), max(hi, 0)
-        if (lo, hi) != (0, 0):
-            if mode != "constant" or fill != 0.0:
-                raise LayoutError(
-                    f"pads time in mode {mode!r}" + (f" with {fill:g}" if fill else ""),
-                    "a stream has no end to mirror: pad with zeros (torch.stft: "
-                    "pad_mode='constant'), or compile in window mode (--window N --hop N)",
-                )
-            y = pad_time(c, y, d, lo, hi)
-    return y
-
-
-def _pad_features(
-    c: Context, v: Value, inner: Sequence[tuple[int, int]], mode: str, fill: float
-) -> Value:
-    if not any(lo or hi for lo, hi in inner):
-        return v
-    v = c.whole(v)
-    at = grid(v)
-    at = at[
-        tuple(
-            slice(max(-lo, 0), at.shape[i] - max(-hi, 0) if hi < 0 else None)
-            for i, (lo, hi) in enumerate(inner)
-        )
-    ]
-    widths = [(max(lo, 0), max(hi, 0)) for lo, hi in inner]
-    sizes = math.prod(n + lo + hi for n, (lo, hi) in zip(at.shape, widths, strict=True))
-    if sizes > c.most_frame or at.size == 0:
-        raise LayoutError(f"pads {describe(v.axes)} by {inner}")
-    if mode == "constant":
-        at = np.pad(at, widths, constant_values=-1)
-        y = moved(c, v, at, range(len(v.axes)), "pad")
-        if fill != 0.0:
-            y = c.binary("add", y, np.where(at < 0, fill, 0.0), suffix="fill")
-        return y
-    return moved(c, v, np.pad(at, widths, mode=mode), range(len(v.axes)), "pad")  # type: ignore[call-overload]

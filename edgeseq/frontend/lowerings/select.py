@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgeseq.frontend.axes import Atom, Axes, LayoutError, Value, describe, size_of
-from edgeseq.frontend.build import arith, products, reduce, views
+from edgeseq.frontend.build import arith, pads, products, reduce, views
 from edgeseq.frontend.build.elements import take_along
 from edgeseq.frontend.build.rates import is_laid_out
 from edgeseq.frontend.context import Array, Context, lowers
@@ -195,7 +195,7 @@ def _pad(
     for i in range(len(pad) // 2):
         pairs[-1 - i] = (int(pad[2 * i]), int(pad[2 * i + 1]))
     fill = 0.0 if value is None else float(np.reshape(value, ()))
-    return views.pad(c, self, pairs, _MODES.get(mode, mode), fill)
+    return pads.pad(c, self, pairs, _MODES.get(mode, mode), fill)
 
 
 @lowers("reflection_pad1d", "reflection_pad2d")

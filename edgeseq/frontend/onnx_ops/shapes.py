@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgeseq.frontend.axes import Atom, LayoutError, Value, describe, size_of
+from edgeseq.frontend.build import pads as padding
 from edgeseq.frontend.build import resize, views
 from edgeseq.frontend.build.elements import take_along
 from edgeseq.frontend.context import Context
@@ -251,7 +252,7 @@ def _pad(c: Context, x: Inputs, mode: str = "constant", **_: Any) -> Value:
     pairs = [(0, 0)] * len(v.axes)
     for i, d in enumerate(axes):
         pairs[d] = (pads[i], pads[half + i])
-    return views.pad(c, v, pairs, mode, fill or 0.0)
+    return padding.pad(c, v, pairs, mode, fill or 0.0)
 
 
 @onnx("DepthToSpace")
