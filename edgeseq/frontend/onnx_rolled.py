@@ -26,7 +26,7 @@ __all__ = ["run_rolled"]
 
 _MOST_WRITTEN_OUT = 8
 """Turns over an axis of a frame beyond which a loop stays a loop."""
-_ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min"})
+_ELEMENTWISE = frozenset({"Where", "Add", "Sub", "Mul", "Div", "Max", "Min"})
 
 
 def run_rolled(low: Lowering, loop: Loop) -> list[Any]:

@@ -253,6 +253,14 @@ class OnnxDialect:
             return None
         return replace(op, args={**op.args, "inputs": inputs[::-1]})
 
+    def chosen(self, out: str, condition: str, a: str, b: str) -> Operation:
+        """See `Dialect`."""
+        return Operation("onnx.Where", {"inputs": [Ref(condition), Ref(a), Ref(b)]}, (out,))
+
+    def at_least_one(self, out: str, x: str) -> Operation:
+        """See `Dialect`."""
+        return Operation("onnx.Max", {"inputs": [Ref(x), np.ones(1, np.float32)]}, (out,))
+
     def repeats(self, op: Operation) -> bool:
         """See `Dialect`."""
         return not op.base.startswith(_RANDOM)

@@ -101,6 +101,15 @@ class TorchDialect:
         """See `Dialect`; `torch.export` keeps the order."""
         return None
 
+    def chosen(self, out: str, condition: str, a: str, b: str) -> Operation:
+        """See `Dialect`."""
+        args = {"condition": Ref(condition), "self": Ref(a), "other": Ref(b)}
+        return Operation("aten.where.self", args, (out,))
+
+    def at_least_one(self, out: str, x: str) -> Operation:
+        """See `Dialect`."""
+        return Operation("aten.clamp_min.default", {"self": Ref(x), "min": 1.0}, (out,))
+
     def repeats(self, op: Operation) -> bool:
         """See `Dialect`."""
         return not any(word in op.base for word in _RANDOM)

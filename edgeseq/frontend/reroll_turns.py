@@ -20,6 +20,7 @@ from edgeseq.frontend.rolled import (
     Write,
     form_of,
     frozen,
+    mapped,
     names_of,
     numbered,
     places_of,
@@ -81,6 +82,12 @@ class Matcher:
         self.back: dict[str, str] = {}
         # Operations of the template that the first turn has no counterpart of: see `neutral`.
         self.left_out: dict[int, str] = {}
+        # Operations of the template that the first turn does without: it begins with an element.
+        self.missing: set[int] = set()
+        # Operations of turn 0 alone, see `_before`.
+        self.before: list[Operation] = []
+        # Values of the template that are an element in the first turn, with that element.
+        self.seeds: dict[str, str] = {}
         self.numbers: dict[str, Any] = {}
 
     def _turn(self, index: int) -> int:
@@ -99,7 +106,8 @@ class Matcher:
             raise Failed
         self.numbers = numbered(self.program, self.dialect)
         for t in range(self.n):
-            self.images.append(self._image(t))
+            self.images.append({})
+            self._find(t)
             if t == 0:
                 self.back = {b: a for a, b in self.images[0].items()}
         # What turn 0 makes and the template reads is carried from turn to turn.
@@ -109,20 +117,24 @@ class Matcher:
                 outside = ref.name not in self.inner and ref.name not in self.elements
                 if outside and self.turn.get(ref.name, -1) >= 0:
                     places.setdefault(ref.name, []).append((i, path))
-        if any(name not in self.back for name in places):
+        if any(name not in self.back for name in places) or bool(self.missing) != bool(self.seeds):
             raise Failed
         initial = {name: self._initial(name, found) for name, found in places.items()}
         collected, replaced = self._collected()
-        return self._program({n: self.back[n] for n in places}, initial, collected, replaced)
+        carried = {n: self.back[n] for n in (*places, *self.seeds.values()) if n in self.back}
+        return self._program(carried, initial, collected, replaced)
 
-    def _image(self, t: int) -> dict[str, str]:
-        """What each value of the template is in turn t.
+    def _find(self, t: int) -> None:
+        """Find what each value of the template is in turn t: its image.
 
-        Operations that have no counterpart in the last turn prepare a turn that does not come.
+        Operations that have no counterpart in one of the last turns prepare a turn that does not
+        come, or that does not prepare another. All that a turn has must have its place in the
+        template, so whatever reads such a value later is missing as well.
         """
+        image = self.images[t]
         if t == 1:
-            return {o: o for o in self.inner}
-        image: dict[str, str] = {}
+            image.update((o, o) for o in self.inner)
+            return
         alike: dict[Any, list[Operation]] = {}
         for op in self.groups[t]:
             alike.setdefault(form_of(op), []).append(op)
@@ -144,11 +156,30 @@ class Matcher:
                 through = self._passed(op, image) if t == 0 else None
                 if through is not None:
                     image[op.outputs[0]], self.left_out[i] = through
-                elif t != self.n - 1:
-                    raise Failed
-        if t != self.n - 1 and taken != len(self.groups[t]):
+                elif t == 0:
+                    self.missing.add(i)
+        if t == 0:
+            self._before([op for left in alike.values() for op in left])
+        elif t != self.n - 1 and taken != len(self.groups[t]):
             raise Failed
-        return image
+
+    def _before(self, left: list[Operation]) -> None:
+        """Operations of turn 0 that no other turn has make of an element what the loop begins with.
+
+        ``h = x[:, 0]``, and the loop begins with the same frame.
+        """
+        ids = {id(op) for op in left}
+        self.before = [op for op in self.groups[0] if id(op) in ids]
+        made: set[str] = set()
+        for op in self.before:
+            for name in names_of(op.args):
+                if self.turn.get(name, -1) >= 0 and name not in made and not self._is_first(name):
+                    raise Failed
+            made.update(op.outputs)
+
+    def _is_first(self, name: str) -> bool:
+        """Whether a value is an element that turn 0 takes."""
+        return name in self.elements and self.turn[name] == 0
 
     def _passed(self, op: Operation, image: Mapping[str, str]) -> tuple[str, str] | None:
         """Of an operation that gives an operand unchanged in turn 0, whose state is zero: what it
@@ -160,7 +191,17 @@ class Matcher:
                     return image[other.name], name
         return None
 
-    def _same(self, op: Operation, other: Operation, t: int, image: Mapping[str, str]) -> bool:
+    def _same(self, op: Operation, other: Operation, t: int, image: dict[str, str]) -> bool:
+        """Whether `other` is in turn t what `op` is in the template."""
+        seeds = dict(self.seeds)
+        if self._alike(op, other, t, image):
+            return True
+        for name in set(self.seeds) - set(seeds):  # was taken for one in vain
+            del self.back[self.seeds[name]], self.images[0][name]
+        self.seeds = seeds
+        return False
+
+    def _alike(self, op: Operation, other: Operation, t: int, image: dict[str, str]) -> bool:
         a = self.dialect.write(op)
         if a is not None:
             b = self.dialect.write(other)
@@ -180,6 +221,10 @@ class Matcher:
             )
         if not isinstance(a, Ref):
             return self.equal(a, b)
+        if not isinstance(b, Ref):
+            return False
+        if self._begins(a.name, b.name, t, image):
+            return True
         if a.name in self.elements:
             x, y = self.elements[a.name], self.elements.get(getattr(b, "name", ""))
             return (
@@ -188,12 +233,32 @@ class Matcher:
                 and (self._turn(x.index), self._turn(y.index)) == (1, t)
             )
         if self.turn.get(a.name, -1) == 0:  # carried: in turn 0 whatever it begins with
-            return t == 0 or (isinstance(b, Ref) and self._carried(a.name, t) == b.name)
-        if not isinstance(b, Ref):
-            return False
+            return t == 0 or self._carried(a.name, t) == b.name
         if a.name in self.inner:
             return image.get(a.name) == b.name
         return self.equal(a, b)
+
+    def _begins(self, name: str, other: str, t: int, image: Mapping[str, str]) -> bool:
+        """Whether a value that the template makes is an element in the first turn.
+
+        ``ys = [x[:, 0]]``, and the loop begins with the second frame: in turn 0 the first stands
+        where later turns have what they make, and turn 1 reads it where they read the turn before.
+        """
+        if t == 0 and name in self.inner and name not in image and self._is_first(other):
+            return self._seeded(name, other)
+        if t > 1 and self._is_first(name):
+            if name in self.back:
+                return self._carried(name, t) == other
+            return t == 2 and other in self.images[1] and self._seeded(other, name)
+        return False
+
+    def _seeded(self, name: str, seed: str) -> bool:
+        """Take `name` for what is `seed` in the first turn, unless it is something else."""
+        if self.seeds.get(name, seed) != seed or self.back.get(seed, name) != name:
+            return False
+        self.seeds[name] = self.images[0][name] = seed
+        self.back[seed] = name
+        return True
 
     def _carried(self, name: str, t: int) -> str | None:
         """What the value `name` of turn 0 is in turn t - 1."""
@@ -208,6 +273,8 @@ class Matcher:
         """What a carried value is before turn 0: what turn 0 reads in its places."""
         found: list[Any] = []
         for i, path in places:
+            if i in self.missing:
+                continue  # what it makes there is not read
             if i in self.left_out:
                 if self.left_out[i] != name:
                     raise Failed
@@ -217,9 +284,14 @@ class Matcher:
             arg: Any = self.made[self.images[0][out]].args
             for key in path:
                 arg = arg[key]
-            if any(self.turn.get(r.name, -1) >= 0 for r in refs_of(arg)):
+            made = {o for op in self.before for o in op.outputs}
+            if not (
+                isinstance(arg, Ref) and (arg.name in made or self._is_first(arg.name))
+            ) and any(self.turn.get(r.name, -1) >= 0 for r in refs_of(arg)):
                 raise Failed
             found.append(arg)
+        if not found:
+            return np.zeros((), np.float32)
         if not all(self.equal(found[0], arg) for arg in found[1:]):
             raise Failed
         return found[0]
@@ -315,7 +387,12 @@ class Matcher:
         states = {name: after for name, after in carried.items() if after not in written}
         collect = {c.source.name for c in collected}
         carrying = Carrying(list(self.template), states, dict(initial), collect)
-        moved(carrying, self)
+        begins = {n: a.name for n, a in initial.items()
+                  if isinstance(a, Ref) and self.turn.get(a.name, -1) >= 0}  # fmt: skip
+        if self.seeds or begins:
+            self._begin(carrying, begins)
+        else:
+            moved(carrying, self)
         template, states, initial = carrying.template, carrying.states, carrying.initial
         wanted = set(collect)
         while True:  # only states that somebody reads
@@ -326,7 +403,7 @@ class Matcher:
                 break
             wanted |= more
         states = {name: after for name, after in states.items() if name in read}
-        elements = {n: self.elements[n] for n in sorted(read) if n in self.elements}
+        elements = {n: self.elements[n] for n in sorted(read - set(states)) if n in self.elements}
         inner = Program(
             [*elements, *states], {}, body, [Ref(a) for a in states.values()], program.metas,
             where=program.where,
@@ -359,6 +436,53 @@ class Matcher:
         after = {id(op) for op in rest}
         before = [op for op in outer if id(op) not in after and id(op) not in taking]
         return replace(program, operations=[*before, one, *rest])
+
+    def _now(self, seed: str) -> str:
+        """Of an element of turn 0 the one that the template takes in its place."""
+        e = self.elements[seed]
+        for name, other in self.elements.items():
+            here = self.turn[name] == 1
+            if here and (other.source, other.dim, other.keep) == (e.source, e.dim, e.keep):
+                return name
+        raise Failed
+
+    def _begin(self, carrying: Carrying, begins: Mapping[str, str]) -> None:
+        """Take the first element for what it stands for in the first turn, or before it.
+
+        Args:
+            carrying: the loop.
+            begins: by state, the element that it begins with, or what `before` makes of elements.
+        """
+        begun, later = "begun", "begun.later"
+        firsts = {n for n in self.elements if self._is_first(n)}
+        names = {n: self._now(n) for op in self.before for n in names_of(op.args) if n in firsts}
+        names |= {o: f"{o}.first" for op in self.before for o in op.outputs}
+        first = [
+            replace(
+                op,
+                args={k: mapped(a, names) for k, a in op.args.items()},
+                outputs=tuple(names[o] for o in op.outputs),
+            )
+            for op in self.before
+        ]
+        for state, source in begins.items():
+            held = f"{state}.held"
+            start = self._now(source) if source in firsts else names[source]
+            first.append(self.dialect.chosen(state, begun, held, start))
+            carrying.states[held] = carrying.states.pop(state)
+            carrying.initial[held] = np.zeros((), np.float32)
+        carrying.template[:0] = first
+        for name, seed in self.seeds.items():
+            element = self._now(seed)
+            i = next(i for i, op in enumerate(carrying.template) if name in op.outputs)
+            op, made = carrying.template[i], f"{name}.later"
+            outputs = tuple(made if o == name else o for o in op.outputs)
+            chosen = self.dialect.chosen(name, begun, made, element)
+            carrying.template[i : i + 1] = [replace(op, outputs=outputs), chosen]
+            carrying.initial.setdefault(seed, np.zeros((), np.float32))
+        carrying.template.insert(0, self.dialect.at_least_one(later, begun))
+        carrying.states[begun] = later
+        carrying.initial[begun] = np.zeros(1, np.float32)
 
 
 def _needed(operations: Sequence[Operation], names: set[str]) -> list[Operation]:

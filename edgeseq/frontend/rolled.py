@@ -114,6 +114,12 @@ class Dialect(Protocol):
     def swapped(self, op: Operation) -> Operation | None:
         """The same operation with its operands in the other order, where that is the same."""
 
+    def chosen(self, out: str, condition: str, a: str, b: str) -> Operation:
+        """`out` is `a` where the condition, [1], is 1 and `b` where it is 0."""
+
+    def at_least_one(self, out: str, x: str) -> Operation:
+        """`out` is `x` or 1, whichever is greater."""
+
     def repeats(self, op: Operation) -> bool:
         """Whether the operation gives the same result each time."""
 

@@ -89,8 +89,10 @@ class _Trial:
             array = _array(self.leaves[i])
             array = self._resized(name, array, frames, more)
             if name in self.layouts and array.dtype.kind == "f":
-                spread = float(array.std()) or 1.0
+                spread, least = float(array.std()) or 1.0, float(array.min(initial=0.0))
                 array = array + self.rng.normal(0, spread, array.shape)
+                if least >= 0:  # such as energies, of which a logarithm or a root is taken
+                    array = np.abs(array)
             elif name in self.layouts and array.ndim:
                 array = self.rng.permuted(array, axis=array.ndim - 1)
             elif array.dtype.kind in "iu" and frames and np.all(array == reading.frames):
