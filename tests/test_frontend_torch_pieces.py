@@ -178,3 +178,22 @@ def test_pools_of_each_frame(name: str) -> None:
     want = m(x).detach().numpy()[0]
     got = Interpreter(step).sequence(x.numpy().astype(np.float64))[0][0]
     assert not step.states and np.abs(got.reshape(want.shape) - want).max() < 1e-6
+
+
+def test_bands_beside_each_other_of_all_frames() -> None:
+    """As in FullSubNet: the kernel reaches over all frames, and each band sees its neighbours."""
+
+    def forward(m: Any, x: Any) -> Any:
+        n, _, bands, t = x.shape
+        seen = F.unfold(F.pad(x, (0, 0, 1, 1), mode="reflect"), (3, t)).view(n, 3, t, bands)
+        seen = seen.permute(0, 3, 1, 2).reshape(n * bands, 3, t)
+        y = m.rnn(seen.transpose(1, 2))[0]
+        return y.reshape(n, bands, t, 2).permute(0, 2, 1, 3).flatten(2)
+
+    m = Fn(forward, rnn=torch.nn.GRU(3, 2, batch_first=True)).eval()
+    x = torch.randn(1, 1, 6, T, generator=torch.Generator().manual_seed(1))
+    step = to_step(from_torch(m, x, time_axis=3))
+    frames = x[:, 0].transpose(1, 2).numpy().astype(np.float64)
+    got = Interpreter(step).sequence(prepare(step, step.inputs[0], frames))[0][0]
+    want = m(x).detach().numpy()[0]
+    assert step.meta["delay"] == 0 and np.abs(got.reshape(want.shape) - want).max() < 1e-5

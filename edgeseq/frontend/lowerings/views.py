@@ -227,8 +227,17 @@ def _im2col(
     """[N, C kh kw, positions]: what a kernel reads at every position (torch.nn.Unfold)."""
     added = len(self.axes) == 3
     v = views.unsqueeze(c, self, [0]) if added else self
-    s = Sliding(kernel_size, stride, dilation, [(n, n) for n in padding])
-    y = convolve.taps(c, v, s)  # [N, C, kh, kw, h, w]
+    pads, kernel, steps = [(n, n) for n in padding], list(kernel_size), list(stride)
+    # A kernel over all frames reads every frame once, as if they were its positions.
+    whole = [i for i in range(2) if v.kind(2 + i) == "T" and pads[i] == v.pad == (0, 0)
+             and kernel[i] == size_of(v.axes[2 + i]) and dilation[i] == 1]  # fmt: skip
+    for i in whole:
+        kernel[i] = steps[i] = 1
+    y = convolve.taps(c, v, Sliding(kernel, steps, dilation, pads))  # [N, C, kh, kw, h, w]
+    for i in whole:
+        order = list(range(6))
+        order[2 + i], order[4 + i] = order[4 + i], order[2 + i]
+        y = views.permute(c, y, order)
     n, ch, kh, kw, h, w = y.sizes
     y = views.reshape(c, y, [n, ch * kh * kw, h * w])
     return views.squeeze(c, y, [0]) if added else y
