@@ -353,3 +353,13 @@ def test_thousands_of_nodes_take_seconds() -> None:
         x = g.add_node("add", [g.add_node("lut", [g.add_node("linear", [x, w])], fn="tanh"), x])
     step = to_step(m.done(x))
     assert len(step.nodes) == 4500
+
+
+def test_delayed_outputs_keep_their_names() -> None:
+    m = Model()
+    ahead, now = m.conv("x", 3, 2), m.conv("x", 3, 0)
+    g = m.done(ahead, now, "x")
+    step = stream(g)
+    assert step.outputs == [ahead, now, "x.delay"]  # an input keeps its own
+    assert set(step.meta["emission"]) == set(step.outputs) and step.meta["delay"] == 2
+    assert f"{now}.now" in step.types and "x" in step.inputs

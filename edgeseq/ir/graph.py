@@ -308,6 +308,20 @@ class Graph:
         self.outputs = [new if v == value else v for v in self.outputs]
         return new
 
+    def call(self, value: str, name: str) -> str:
+        """Call an output `name`; a value that is called so becomes ``name.now``.
+
+        Returns:
+            What the output is called now: `value` where an input, a state, a constant or another
+            output has the name, or where the value is an output twice.
+        """
+        fixed = {*self.inputs, *self.outputs, *self.consts, *(s.input for s in self.states)}
+        if value == name or name in fixed or self.outputs.count(value) != 1:
+            return value
+        if name in self.types:
+            self.rename(name, f"{name}.now")
+        return self.rename(value, name)
+
     def prune(self) -> bool:
         """Drop nodes, states and constants that no output depends on; True if any was dropped."""
         live = set(self.outputs)

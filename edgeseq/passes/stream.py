@@ -22,7 +22,7 @@ model cuts a sequence off and then looks past the cut, the elements that do so a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgeseq.errors import UnsupportedError
@@ -33,7 +33,7 @@ from edgeseq.passes._lags import Lags
 from edgeseq.passes._past import Past, lead
 from edgeseq.passes._recur import inline, loop
 
-__all__ = ["past_the_end", "stream"]
+__all__ = ["keep_names", "past_the_end", "stream"]
 
 
 def stream(graph: Graph, frames: int | None = None) -> Graph:
@@ -144,28 +144,12 @@ class _Streaming:
                     self.past.keep(name, now)
         taken = {v: lags.slots(v) for v in graph.inputs if v in lags.period}
         outputs = [self._output(v) for v in graph.outputs]
-        self._keep_names(outputs)
         step.meta.pop("over", None)
         if lags.over:
             step.meta["over"] = lags.over
-        return _finish(step, outputs, lags.ticks // lags.tick, taken)
-
-    def _keep_names(self, outputs: Sequence[_Output]) -> None:
-        """Call an output as in the whole, where it is that value delayed."""
-        made = {v for node in self.step.nodes for v in node.outputs}
-        held = {v for s in self.step.states for v in (s.input, s.output)}
-        for name, out in zip(self.graph.outputs, outputs, strict=True):
-            if out.value == name or out.value not in made - held:
-                continue
-            if sum(other.value == out.value for other in outputs) > 1:
-                continue
-            if name in self.step.types:
-                if name not in made:
-                    continue
-                now = self.step.rename(name, f"{name}.now")
-                for other in outputs:
-                    other.value = now if other.value == name else other.value
-            out.value = self.step.rename(out.value, name)
+        _finish(step, outputs, lags.ticks // lags.tick, taken)
+        keep_names(step, dict(zip(step.outputs, graph.outputs, strict=True)))
+        return step
 
     def _timed(self, node: Node) -> Sequence[str]:
         """A node that makes sequences, in the step."""
@@ -227,6 +211,19 @@ class _Streaming:
             )
         if node.op == "last" or ended:
             self.final.update(node.outputs)
+
+
+def keep_names(step: Graph, names: Mapping[str, str]) -> None:
+    """Call outputs as in the whole, where they are those values delayed; and so in ``meta``.
+
+    Args:
+        step: changed.
+        names: by output, what to call it.
+    """
+    became = {v: step.call(v, names[v]) for v in list(step.outputs) if v in names}
+    for key in ("delays", "elements", "emission", "rest"):
+        if key in step.meta:
+            step.meta[key] = {became.get(v, v): n for v, n in step.meta[key].items()}
 
 
 def _of_step(graph: Graph, frames: int | None) -> Graph:

@@ -15,6 +15,7 @@ from edgeseq.errors import QuantiseError
 from edgeseq.fixed import INT_RANGE, multiplier, saturate
 from edgeseq.ir.graph import Graph
 from edgeseq.ir.types import Type
+from edgeseq.passes.stream import keep_names
 from edgeseq.quant.calibrate import Stats
 from edgeseq.quant.formats import Formats
 from edgeseq.quant.options import QuantOptions
@@ -162,6 +163,9 @@ class Converter:
             if key in step.meta:
                 out.meta[key] = {renamed.get(v, v): n for v, n in step.meta[key].items()}
         out.prune()
+        made = {v: node.name for node in step.nodes for v in node.outputs}
+        # Values are called after their nodes; an output that `stream` delayed after what it delays.
+        keep_names(out, {renamed[v]: v for v in step.outputs if made.get(v, v) != v})
         return out
 
     def _scan(self, site: Site) -> None:
