@@ -100,11 +100,19 @@ def read_before_it_moves(m: Any, x: Any) -> Any:
     return torch.stack(found, 1)
 
 
+def begins_with_half(m: Any, x: Any) -> Any:
+    h, found = x[:, 0] * 0.5, []
+    for t in range(x.shape[1]):
+        found.append(h + x[:, t])
+        h = 0.9 * h + 0.1 * x[:, t]
+    return torch.stack(found, 1)
+
+
 LOOPS: dict[str, Callable[[Any, Any], Any]] = {
     f.__name__: f
     for f in (
         smoothed, smoothed_from_itself, kept_as_an_axis, peaks, through_a_layer, beside_another,
-        energies, read_before_it_moves,
+        energies, begins_with_half, read_before_it_moves,
     )
 }  # fmt: skip
 
@@ -143,4 +151,17 @@ def test_a_loop_that_begins_with_the_last_frame_is_refused() -> None:
         return torch.stack(found, 1)
 
     with pytest.raises(UnsupportedError, match="state that depends on the input"):
+        from_torch(Fn(body).eval(), torch.randn(1, T, WIDTH))
+
+
+def test_what_is_made_of_the_first_frame_may_not_be_read_outside() -> None:
+    def body(m: Any, x: Any) -> Any:
+        h = x[:, 0] * 0.5
+        found = []
+        for t in range(x.shape[1]):
+            found.append(h + x[:, t])
+            h = 0.9 * h + 0.1 * x[:, t]
+        return torch.stack(found, 1), x[:, 0] * 0.5
+
+    with pytest.raises(UnsupportedError, match="selects frame 0"):
         from_torch(Fn(body).eval(), torch.randn(1, T, WIDTH))

@@ -195,7 +195,11 @@ class Matcher:
         """Whether `other` is in turn t what `op` is in the template."""
         seeds = dict(self.seeds)
         if self._alike(op, other, t, image):
-            return True
+            # In turn 0 anything may stand where a state is read: such an operation shows no seed.
+            reads = any(self.turn.get(n, -1) == 0 and n not in self.elements
+                        for n in names_of(op.args))  # fmt: skip
+            if t or not reads or self.seeds == seeds:
+                return True
         for name in set(self.seeds) - set(seeds):  # was taken for one in vain
             del self.back[self.seeds[name]], self.images[0][name]
         self.seeds = seeds
@@ -221,12 +225,12 @@ class Matcher:
             )
         if not isinstance(a, Ref):
             return self.equal(a, b)
-        if not isinstance(b, Ref):
-            return False
+        if not isinstance(b, Ref):  # a number, which a state may begin with
+            return t == 0 and self.turn.get(a.name, -1) == 0 and a.name not in self.elements
         if self._begins(a.name, b.name, t, image):
             return True
         if a.name in self.elements:
-            x, y = self.elements[a.name], self.elements.get(getattr(b, "name", ""))
+            x, y = self.elements[a.name], self.elements.get(b.name)
             return (
                 y is not None
                 and (x.source, x.dim, x.keep) == (y.source, y.dim, y.keep)
@@ -305,8 +309,11 @@ class Matcher:
         found: list[Collected] = []
         replaced: set[int] = set()
         last: set[str] = set()
+        before = {o for op in self.before for o in op.outputs}
 
         def read(name: str) -> None:
+            if name in before:
+                raise Failed
             if name in origin:
                 if origin[name][1] != self.n - 1:
                     raise Failed
