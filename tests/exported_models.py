@@ -6,11 +6,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ["MODELS", "Written"]
+from edgeseq.ir import Interpreter
+from edgeseq.ir.io import prepare
+from edgeseq.passes import to_step
+
+__all__ = ["MODELS", "Fn", "Written", "compared"]
+
+
+def compared(graph: Any, x: Any, want: np.ndarray) -> None:
+    """Stream a Graph of no delay over [1, T, features] and compare it with what a model gave."""
+    step = to_step(graph)
+    frames = x.numpy().astype(np.float64)
+    got = Interpreter(step).sequence(prepare(step, step.inputs[0], frames))[0][0]
+    assert step.states and step.meta["delay"] == 0
+    assert np.abs(got.reshape(want.shape[1:]) - want[0]).max() < 1e-5
 
 
 class Fn(nn.Module):

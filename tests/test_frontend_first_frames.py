@@ -8,19 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from exported_models import Fn  # noqa: E402
+from exported_models import Fn, compared  # noqa: E402
 from torch import nn  # noqa: E402
 
 from edgeseq.errors import UnsupportedError  # noqa: E402
 from edgeseq.frontend import from_onnx, from_torch  # noqa: E402
-from edgeseq.ir import Interpreter  # noqa: E402
-from edgeseq.ir.io import prepare  # noqa: E402
-from edgeseq.passes import to_step  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PyTorch's own, while it exports
 
@@ -115,14 +111,6 @@ LOOPS: dict[str, Callable[[Any, Any], Any]] = {
         energies, begins_with_half, read_before_it_moves,
     )
 }  # fmt: skip
-
-
-def compared(graph: Any, x: Any, want: np.ndarray) -> None:
-    step = to_step(graph)
-    frames = x.numpy().astype(np.float64)
-    got = Interpreter(step).sequence(prepare(step, step.inputs[0], frames))[0][0]
-    assert step.states and step.meta["delay"] == 0
-    assert np.abs(got.reshape(want.shape[1:]) - want[0]).max() < 1e-5
 
 
 @pytest.mark.parametrize("name", LOOPS)

@@ -6,8 +6,9 @@ every turn holds the same operations, on its own frame and on values of the turn
 one turn are the body of a loop. Its results are collected by ``torch.stack``, ``torch.cat`` or
 writes into a tensor, or read after the last turn. What is not of this form stays as it is.
 
-`reroll_turns` compares turns, `reroll_states` chooses what the loop carries, and a `Dialect` says
-what there is to know of operators: `reroll_torch` and `reroll_onnx`.
+`reroll_history` passes on what is read turns later, `reroll_turns` compares turns, `reroll_states`
+chooses what the loop carries, and a `Dialect` says what there is to know of operators:
+`reroll_torch` and `reroll_onnx`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgeseq.frontend.program import Program
+from edgeseq.frontend.reroll_history import passed_on
 from edgeseq.frontend.reroll_turns import Effort, Matcher
 from edgeseq.frontend.rolled import LOOP, Collected, Dialect, Element, Failed, Loop, names_of
 
@@ -50,7 +52,11 @@ def _first_loop(program: Program, dialect: Dialect, effort: Effort) -> Program |
                 elements = {n: e for k in keys for n, e in groups[k].items()}
                 try:
                     effort.spend(len(program.operations))
-                    return Matcher(program, dialect, elements, reverse, effort).rolled()
+                    passing = passed_on(program, dialect, elements, reverse)
+                    if passing is None:
+                        return Matcher(program, dialect, elements, reverse, effort).rolled()
+                    match = Matcher(passing.program, dialect, elements, reverse, effort)
+                    return passing.without(match.rolled())
                 except Failed:
                     continue
     return None

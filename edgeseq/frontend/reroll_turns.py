@@ -17,6 +17,7 @@ from edgeseq.frontend.rolled import (
     Element,
     Failed,
     Loop,
+    Turns,
     Write,
     form_of,
     frozen,
@@ -57,25 +58,10 @@ class Matcher:
     ) -> None:
         self.program, self.dialect, self.reverse = program, dialect, reverse
         self.effort = effort
-        self.n = 1 + max(e.index for e in elements.values())
-        if any(e.size not in (None, self.n) for e in elements.values()):
-            raise Failed
         self.made = {o: op for op in program.operations for o in op.outputs if o}
-        self.elements: dict[str, Element] = {}
-        self.turn: dict[str, int] = {}
-        self.groups: list[list[Operation]] = [[] for _ in range(self.n)]
-        for op in program.operations:
-            latest = max((self.turn.get(r, -1) for r in names_of(op.args)), default=-1)
-            taking = [o for o in op.outputs if o in elements] if latest < 0 else []
-            if latest >= 0:
-                if op.in_place or any(isinstance(a, Program) for a in op.args.values()):
-                    raise Failed  # neither the order of writes nor bodies are followed
-                self.groups[latest].append(op)
-            for o in op.outputs:
-                self.turn[o] = latest
-            for o in taking:
-                self.elements[o] = elements[o]
-                self.turn[o] = self._turn(elements[o].index)
+        self.turns = Turns(program, elements, reverse)
+        self.n, self.elements, self.turn = self.turns.n, self.turns.elements, self.turns.turn
+        self.groups = self.turns.groups
         self.template = self.groups[1]
         self.inner = {o for op in self.template for o in op.outputs if o}
         self.images: list[dict[str, str]] = []
@@ -89,10 +75,6 @@ class Matcher:
         # Values of the template that are an element in the first turn, with that element.
         self.seeds: dict[str, str] = {}
         self.numbers: dict[str, Any] = {}
-
-    def _turn(self, index: int) -> int:
-        """The turn of an element, and back."""
-        return self.n - 1 - index if self.reverse else index
 
     # -- turns that are alike --------------------------------------------------------------
 
@@ -211,7 +193,7 @@ class Matcher:
             b = self.dialect.write(other)
             return (
                 b is not None
-                and self._turn(b.index) == t
+                and self.turns.of(b.index) == t
                 and (a.dim, a.keep, a.size) == (b.dim, b.keep, b.size)
                 and self._same_arg(a.source, b.source, t, image)
                 and self._same_arg(a.base, b.base, t, image)
@@ -234,7 +216,7 @@ class Matcher:
             return (
                 y is not None
                 and (x.source, x.dim, x.keep) == (y.source, y.dim, y.keep)
-                and (self._turn(x.index), self._turn(y.index)) == (1, t)
+                and (self.turns.of(x.index), self.turns.of(y.index)) == (1, t)
             )
         if self.turn.get(a.name, -1) == 0:  # carried: in turn 0 whatever it begins with
             return t == 0 or self._carried(a.name, t) == b.name
@@ -354,7 +336,7 @@ class Matcher:
         if not isinstance(refs, list) or len(refs) != self.n:
             return None
         found = [origin.get(r.name) if isinstance(r, Ref) else None for r in refs]
-        want = [self._turn(i) for i in range(self.n)]
+        want = [self.turns.of(i) for i in range(self.n)]
         if any(f is None for f in found) or [f[1] for f in found if f] != want:
             return None
         sources = {f[0] for f in found if f}

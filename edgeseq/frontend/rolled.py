@@ -13,8 +13,8 @@ import numpy as np
 from edgeseq.frontend.program import Operation, Program, Ref, refs_of
 
 __all__ = [
-    "LOOP", "Collected", "Dialect", "Element", "Failed", "Loop", "Write", "form_of", "frozen",
-    "mapped", "names_of", "numbered", "places_of",
+    "LOOP", "Collected", "Dialect", "Element", "Failed", "Loop", "Turns", "Write", "form_of",
+    "frozen", "mapped", "names_of", "numbered", "places_of",
 ]  # fmt: skip
 
 LOOP = "edgeseq.loop.default"
@@ -129,6 +129,45 @@ class Dialect(Protocol):
 
 class Failed(Exception):
     """The operations are not a loop of the known form."""
+
+
+class Turns:
+    """Operations by the turn of the latest element that they depend on.
+
+    Attributes:
+        n: how many turns there are.
+        groups: by turn: its operations, in the order of the program.
+        turn: by value: its turn; -1 where it depends on no element.
+        elements: those that operations before the loop take.
+
+    Raises:
+        Failed: the elements are those of no loop.
+    """
+
+    def __init__(self, program: Program, elements: Mapping[str, Element], reverse: bool) -> None:
+        self.reverse = reverse
+        self.n = 1 + max(e.index for e in elements.values())
+        if any(e.size not in (None, self.n) for e in elements.values()):
+            raise Failed
+        self.elements: dict[str, Element] = {}
+        self.turn: dict[str, int] = {}
+        self.groups: list[list[Operation]] = [[] for _ in range(self.n)]
+        for op in program.operations:
+            latest = max((self.turn.get(r, -1) for r in names_of(op.args)), default=-1)
+            taking = [o for o in op.outputs if o in elements] if latest < 0 else []
+            if latest >= 0:
+                if op.in_place or any(isinstance(a, Program) for a in op.args.values()):
+                    raise Failed  # neither the order of writes nor bodies are followed
+                self.groups[latest].append(op)
+            for o in op.outputs:
+                self.turn[o] = latest
+            for o in taking:
+                self.elements[o] = elements[o]
+                self.turn[o] = self.of(elements[o].index)
+
+    def of(self, index: int) -> int:
+        """The turn of an element, and back."""
+        return self.n - 1 - index if self.reverse else index
 
 
 def names_of(args: Mapping[str, Any]) -> list[str]:
