@@ -293,7 +293,7 @@ def from_file(tmp_path: Path) -> Candidate:
 
 
 def test_the_file_is_run_beside_the_graph(from_file: Candidate) -> None:
-    check = _check_frontend(from_file)
+    (check,) = _check_frontend(from_file)
     assert (check.stage, check.reference) == ("real graph", "leaky.onnx in ONNX Runtime")
     assert check.status == "passed" and check.steps == 60 and check.level == "Within(0.0001)"
 
@@ -329,7 +329,7 @@ def test_windows_of_a_file(tmp_path: Path, window: int, hop: int) -> None:
     assert model.calibration[0].shape[2:] == (hop, 4) and model.mode == "window"
     made = bare(model.graph, model.calibration)
     made.model = model
-    check = _check_frontend(made)
+    (check,) = _check_frontend(made)
     assert check.status == "passed", check.reason
     assert check.steps >= 40
     assert model.notes[0].startswith(f"A step takes {hop} frames and answers for the {window}")
@@ -349,13 +349,13 @@ def test_a_file_that_cannot_be_run_here(
     path = from_file.model.file
     assert path is not None
     path.write_bytes(path.read_bytes()[:-20])
-    check = _check_frontend(from_file)
+    (check,) = _check_frontend(from_file)
     assert check.status == "not run" and "refuses the file" in str(check.reason)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert "cannot be imported" in str(_check_frontend(from_file).reason)
+    assert "cannot be imported" in str(_check_frontend(from_file)[0].reason)
 
 
 def test_other_names_are_no_error(from_file: Candidate) -> None:
     from_file.model.graph.meta["onnx"]["outputs"] = {"z": "BF"}
-    check = _check_frontend(from_file)
+    (check,) = _check_frontend(from_file)
     assert check.status == "not run" and "other names" in str(check.reason)

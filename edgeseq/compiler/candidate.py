@@ -27,6 +27,7 @@ from edgeseq.quant import Quantised, QuantOptions, quantise, ranges, snr_db
 from edgeseq.verify import (
     EXACT,
     Level,
+    Snr,
     Within,
     check_sensitivity,
     check_stability,
@@ -43,6 +44,7 @@ Array = npt.NDArray[Any]
 _WINDOWS = 64
 _TORCH = Within(1e-4)
 _STREAM = Within(1e-6)
+_ROUNDED = Snr(10.0)  # a quantised file rounds on its own; the Graph is the model that it rounds
 _HALF = Within(0.02)  # a file in half precision rounds to 11 bits at every operation
 # A bounded function is computed from others (a sigmoid is half a tanh and a half): it is right to
 # an ulp or two of its range, not of its value.
@@ -325,7 +327,7 @@ def verify_candidate(made: Candidate, progress: Progress, steps: int) -> None:
         VerifyError: two stages disagree; names the stage and the first differing value.
     """
     progress.stage(f"{made.model.name}: verifying the stages")
-    made.checks.append(_check_frontend(made))
+    made.checks.extend(_check_frontend(made))
     made.checks.append(_check_stream(made))
     got = by_host(made.integer, made.host, [x[:, :steps] for x in made.stored_frames])
     want = made.exact(steps)
@@ -355,7 +357,7 @@ def _sample(made: Candidate) -> list[Array]:
     return [x[:_WINDOWS, : max(256, least)] for x in made.model.calibration]
 
 
-def _check_frontend(made: Candidate) -> Verification:
+def _check_frontend(made: Candidate) -> list[Verification]:
     """The Graph against the model it was read from."""
     stage, model = "real graph", made.model
     if model.file is not None and model.graph.meta.get("source") == "onnx":
@@ -366,16 +368,16 @@ def _check_frontend(made: Candidate) -> Verification:
             if model.file is None
             else "the model file is read as data and never executed"
         )
-        return not_run(stage, "torch module", str(_TORCH), reason)
+        return [not_run(stage, "torch module", str(_TORCH), reason)]
     from edgeseq.frontend.reference import run_module
 
     x = [a.astype(np.float32) for a in _sample(made)]
     want = run_module(model.module, *x)
     got = Interpreter(model.graph, batch=len(x[0]))(*x)
-    return _steps(_compared(made, stage, "torch module", _TORCH, want, got), x[0])
+    return [_steps(_compared(made, stage, "torch module", _TORCH, want, got), x[0])]
 
 
-def _check_file(made: Candidate, path: Path, stage: str) -> Verification:
+def _check_file(made: Candidate, path: Path, stage: str) -> list[Verification]:
     model, against = made.model, f"{path.name} in ONNX Runtime"
     graph = model.graph
     try:
@@ -388,12 +390,20 @@ def _check_file(made: Candidate, path: Path, stage: str) -> Verification:
         if file.longest is not None and x[0].shape[1] < file.longest:
             raise NotComparable(f"the file takes {file.longest} frames at once")
         x = [a.astype(np.float32) for a in x]
-        want = file(x)
+        against = f"{path.name} without rounding" if file.rounds else against
+        checks: list[tuple[str, str, Level, list[Array]]] = [(stage, against, level, file(x))]
+        if file.rounds:
+            rounding = OnnxFile(path, graph, model.values, rounding=True)
+            name = f"{path.name} in ONNX Runtime"
+            checks.append(("rounding of the file", name, _ROUNDED, rounding(x)))
     except NotComparable as e:
-        return not_run(stage, against, str(_TORCH), str(e))
+        return [not_run(stage, against, str(_TORCH), str(e))]
     machine = Interpreter(graph, batch=len(x[0]))
     got = run_steps(machine, _per_step(graph, x)) if graph.is_step else machine(*x)
-    return _steps(_compared(made, stage, against, level, want, got), x[0])
+    return [
+        _steps(_compared(made, what, name, least, want, got), x[0])
+        for what, name, least, want in checks
+    ]
 
 
 def _compared(

@@ -249,7 +249,9 @@ def _reach(graph: Graph) -> int:
 
 
 def _notes(graph: Graph, found: Recordings) -> Iterator[str]:
-    """What a user has to know to feed the model."""
+    """What a user has to know: of what was read from the file, and to feed the model."""
+    for note in graph.meta.get("notes", ()):
+        yield f"{graph.name}: {note}."
     window, hop = (graph.meta.get(key) for key in ("window", "hop"))
     if window is not None and hop is not None:
         yield (

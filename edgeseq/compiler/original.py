@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeseq.frontend.onnx_unrounded import unrounded
 from edgeseq.ir.graph import Graph
 
 __all__ = ["NotComparable", "OnnxFile"]
@@ -36,13 +37,17 @@ class OnnxFile:
         path: of the file.
         graph: as `edgeseq.frontend` read it; ``meta["onnx"]`` says how the file's inputs lie.
         values: inputs that were fixed, by name.
+        rounding: keep the rounding of a quantised file, which the Graph does not imitate; else
+            the real model that it rounds is run. ``rounds`` says whether the file has any.
 
     Raises:
         NotComparable: ONNX Runtime is missing or refuses the file, or it is not known how the
             file's inputs lie.
     """
 
-    def __init__(self, path: Path, graph: Graph, values: Mapping[str, float]) -> None:
+    def __init__(
+        self, path: Path, graph: Graph, values: Mapping[str, float], *, rounding: bool = False
+    ) -> None:
         self._path, self._graph, self._values = path, graph, values
         said = graph.meta.get("onnx", {})
         self._mode = said.get("mode")
@@ -62,8 +67,15 @@ class OnnxFile:
         level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.graph_optimization_level = level
         try:
+            real = unrounded(path)
+        except ValueError as error:
+            raise NotComparable(str(error)) from error
+        self.rounds = real is not None
+        try:
             self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                str(path) if real is None or rounding else real,
+                options,
+                providers=["CPUExecutionProvider"],
             )
         except Exception as error:  # ONNX Runtime's exceptions have no base of their own
             raise NotComparable(f"ONNX Runtime refuses the file: {_line(error)}") from error

@@ -22,6 +22,7 @@ from edgeseq.frontend.build.rates import finer, framed
 from edgeseq.frontend.ends import note_ends
 from edgeseq.frontend.onnx_axes import Layout, layouts, open_sizes
 from edgeseq.frontend.onnx_chunks import Side, first_gap
+from edgeseq.frontend.onnx_dynamic import ROUNDED, without_dynamic_scales
 from edgeseq.frontend.onnx_file import read_onnx
 from edgeseq.frontend.onnx_lengths import difference, fixed_lengths, open_lengths
 from edgeseq.frontend.onnx_lower import Carried, InputPlan, Lost, Lowering
@@ -95,7 +96,7 @@ def import_onnx(path: Path, *, name: str, options: ImportOptions) -> Imported:
         raise UsageError(
             f"the name {name!r} is not a C identifier", fix="use letters, digits and underscores"
         )
-    program = _read(path, options)
+    program, rounded = without_dynamic_scales(_read(path, options))
     infos = {n: program.declared[n] for n in program.inputs}
     shapes = {n: i.shape for n, i in program.declared.items()}
     states = [
@@ -114,7 +115,7 @@ def import_onnx(path: Path, *, name: str, options: ImportOptions) -> Imported:
             if best is None or (not best.likely and (e.likely or e.done > best.done)):
                 best = e
             continue
-        made.notes += _doubts(program, states, shapes)
+        made.notes += [*([ROUNDED] if rounded else []), *_doubts(program, states, shapes)]
         if made.mode == "step":
             made.notes += unrolled(program)
         if made.notes:

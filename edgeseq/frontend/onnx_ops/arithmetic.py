@@ -12,6 +12,7 @@ from edgeseq.frontend.build import arith
 from edgeseq.frontend.build.products import masked, running_sum, scaled
 from edgeseq.frontend.build.reduce import extreme
 from edgeseq.frontend.context import Context
+from edgeseq.frontend.onnx_dynamic import ROUNDED
 from edgeseq.frontend.onnx_registry import Inputs, constant, number, onnx
 from edgeseq.ir.ops import MOVEMENT, OVER_TIME
 
@@ -353,10 +354,7 @@ def _quantize(c: Context, x: Inputs, output_dtype: int = 0, axis: int = 1, **_: 
     if kind not in ranges or scale.ndim > 1:
         raise LayoutError("quantises to a type that is not 8 or 16 bits wide, or by blocks")
     lo, hi = ((bound - zero.astype(np.float64)) * scale for bound in ranges[kind])
-    c.note(
-        "holds quantised activations: their rounding is not imitated, edgeseq quantises the real "
-        "model with formats of its own"
-    )
+    c.note(ROUNDED)
     if lo.size == 1 and hi.size == 1:
         y = c.unary("clamp", x[0], lo=float(lo.reshape(())), hi=float(hi.reshape(())))
     else:
