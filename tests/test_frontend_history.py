@@ -18,6 +18,7 @@ from torch import nn  # noqa: E402
 
 from edgeseq.errors import UnsupportedError  # noqa: E402
 from edgeseq.frontend import from_onnx, from_torch  # noqa: E402
+from edgeseq.ir import Interpreter  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PyTorch's own, while it exports
 
@@ -188,3 +189,42 @@ def test_passed_values_leave_the_original_operations_as_they_were() -> None:
     m, x = Fn(body, lin=nn.Linear(5, 3)).eval(), torch.randn(1, 7, 5)
     graph = from_torch(m, x)
     assert not any(node.op == "scan" for node in graph.nodes)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_states_of_all_layers_in_one_tensor(layers: int) -> None:
+    """``h[i] = cell(x, h[i])``: each layer has a state of its own."""
+
+    def body(m: Any, x: Any) -> Any:
+        h, found = torch.zeros(layers, x.shape[0], WIDTH), []
+        for t in range(x.shape[1]):
+            y = x[:, t]
+            for i in range(layers):
+                h[i] = m.cell(y, h[i].clone())
+                y = h[i].clone()
+            found.append(y)
+        return torch.stack(found, 1)
+
+    m, longer = Model(body).eval(), torch.randn(1, 2 * T, WIDTH)
+    graph = from_torch(m, longer[:, :T])
+    compared(graph, longer, m(longer).detach().numpy())
+    sizes = [int(np.prod(np.shape(s.init))) for s in graph.states]
+    assert not sizes or sizes == [WIDTH] * layers
+
+
+def test_the_last_states_of_all_layers_are_an_output() -> None:
+    def body(m: Any, x: Any) -> Any:
+        h, found = torch.zeros(2, x.shape[0], WIDTH), []
+        for t in range(x.shape[1]):
+            y = x[:, t]
+            for i in range(2):
+                h[i] = torch.tanh(m.lin(y) + 0.5 * h[i].clone())
+                y = h[i].clone()
+            found.append(y)
+        return torch.stack(found, 1), h
+
+    m, longer = Model(body).eval(), torch.randn(1, 2 * T, WIDTH)
+    got = Interpreter(from_torch(m, longer[:, :T]))(longer.numpy())
+    for have, want in zip(got, m(longer), strict=True):
+        want = want.detach().numpy()
+        assert np.abs(have.reshape(want.shape) - want).max() < 1e-5

@@ -157,7 +157,8 @@ def _unfold(self: Any, dimension: int, size: int, step: int) -> Any:
 
 @_fold("constant_pad_nd", "pad")
 def _pad(self: Any, pad: Sequence[int], value: Any = 0, mode: str = "constant") -> Any:
-    if mode != "constant":
+    how: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+    if mode != "constant" and mode not in how:
         raise ValueError(f"constants padded in mode {mode}")
     widths = [(0, 0)] * self.ndim
     for i in range(len(pad) // 2):
@@ -167,7 +168,9 @@ def _pad(self: Any, pad: Sequence[int], value: Any = 0, mode: str = "constant") 
         slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(self.shape, widths, strict=True)
     )
     grown = [(max(a, 0), max(b, 0)) for a, b in widths]
-    return np.pad(self[cut], grown, constant_values=value or 0)
+    if mode == "constant":
+        return np.pad(self[cut], grown, constant_values=value or 0)
+    return np.pad(self[cut], grown, mode=how[mode])
 
 
 @_fold("meshgrid")

@@ -32,6 +32,7 @@ from edgeseq.frontend.program import Program, graph_name
 from edgeseq.frontend.readings import Carried, Lowered, Reading, no_time, readings
 from edgeseq.frontend.reroll import reroll
 from edgeseq.frontend.reroll_torch import TorchDialect
+from edgeseq.frontend.scans import as_loops
 from edgeseq.frontend.windows import as_window
 from edgeseq.ir import Graph, check
 from edgeseq.passes.split_states import split_states
@@ -107,7 +108,7 @@ def lowered(
             fix="a Python loop is unrolled by the exporter: use nn.RNN, nn.GRU or nn.LSTM, or "
             "export with fewer frames",
         )
-    program = reroll(program, TorchDialect())
+    program = reroll(as_loops(program), TorchDialect())
     first: UnsupportedError | None = None
     best, reached = (0, 0), [0]
     found = False
