@@ -191,10 +191,7 @@ def test_passed_values_leave_the_original_operations_as_they_were() -> None:
     assert not any(node.op == "scan" for node in graph.nodes)
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
-def test_states_of_all_layers_in_one_tensor(layers: int) -> None:
-    """``h[i] = cell(x, h[i])``: each layer has a state of its own."""
-
+def stacked(layers: int) -> Model:
     def body(m: Any, x: Any) -> Any:
         h, found = torch.zeros(layers, x.shape[0], WIDTH), []
         for t in range(x.shape[1]):
@@ -205,11 +202,27 @@ def test_states_of_all_layers_in_one_tensor(layers: int) -> None:
             found.append(y)
         return torch.stack(found, 1)
 
-    m, longer = Model(body).eval(), torch.randn(1, 2 * T, WIDTH)
+    return Model(body).eval()
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_states_of_all_layers_in_one_tensor(layers: int) -> None:
+    """``h[i] = cell(x, h[i])``: each layer has a state of its own."""
+    m, longer = stacked(layers), torch.randn(1, 2 * T, WIDTH)
     graph = from_torch(m, longer[:, :T])
     compared(graph, longer, m(longer).detach().numpy())
-    sizes = [int(np.prod(np.shape(s.init))) for s in graph.states]
-    assert not sizes or sizes == [WIDTH] * layers
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+@pytest.mark.parametrize("exporter", ["newer", "older"])
+def test_states_of_all_layers_in_one_tensor_from_onnx(
+    exporter: str, layers: int, tmp_path: Path
+) -> None:
+    m, x = stacked(layers), torch.randn(1, T, WIDTH)
+    path = tmp_path / "model.onnx"
+    with contextlib.redirect_stdout(io.StringIO()):
+        torch.onnx.export(m, (x,), path, dynamo=exporter == "newer", verbose=False)
+    compared(from_onnx(path, time_axis=1), x, m(x).detach().numpy())
 
 
 def test_the_last_states_of_all_layers_are_an_output() -> None:

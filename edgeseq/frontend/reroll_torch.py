@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from edgeseq.frontend.program import Operation, Program, Ref, refs_of
+from edgeseq.frontend.reroll_slots import Slots
 from edgeseq.frontend.rolled import Element, Write, names_of
 
 __all__ = ["TorchDialect"]
@@ -38,7 +39,7 @@ class TorchDialect:
                 if have is not None and want is not None and have.sizes == want.sizes:
                     op = replace(op, target="aten.alias.default", args={"self": src})
             operations.append(op)
-        operations = _by_slots(operations, program)
+        operations = self._by_slots(operations, program)
         results = (*program.outputs, *program.written.values())
         read = {r.name for out in results for r in refs_of(out)}
         kept: list[Operation] = []
@@ -47,6 +48,28 @@ class TorchDialect:
                 read.update(names_of(op.args))
                 kept.append(op)
         return replace(program, operations=kept[::-1])
+
+    def _by_slots(self, operations: list[Operation], program: Program) -> list[Operation]:
+        """What is read from a slot of a tensor, taken from what was written into it."""
+        self.program = program
+        taken = self.elements(replace(program, operations=operations))
+        slots, found = Slots(), []
+        for op in operations:
+            e = taken.get(op.outputs[0]) if op.base == "select" else None
+            w = None if op.in_place else self.write(op)
+            if e is not None:
+                have = slots.read(e.source, e.dim, e.index)
+                if isinstance(have, Ref):
+                    op = replace(op, target="aten.alias.default", args={"self": have})
+                else:
+                    op = replace(op, args={**op.args, "self": Ref(have)})
+            elif w is not None:
+                parts = slots.write(op.outputs[0], w)
+                if parts is not None:
+                    args = {"tensors": parts, "dim": w.dim}
+                    op = replace(op, target="aten.stack.default", args=args)
+            found.append(op)
+        return found
 
     def elements(self, program: Program) -> dict[str, Element]:
         """See `Dialect`."""
@@ -118,64 +141,6 @@ class TorchDialect:
     def evaluated(self, op: Operation, values: Mapping[str, Any]) -> dict[str, Any]:
         """See `Dialect`; `torch.export` computes nothing."""
         return {}
-
-
-@dataclass(frozen=True)
-class _Slots:
-    """A tensor some elements of which were written: along which axis, and what."""
-
-    base: str
-    dim: int
-    size: int
-    written: Mapping[int, Ref]
-
-
-def _by_slots(operations: list[Operation], program: Program) -> list[Operation]:
-    """What is read from a slot of a tensor is what was written into it.
-
-    ``h[i] = cell(x, h[i])`` for every layer i carries one state for each, not one tensor that each
-    layer takes apart and puts together again.
-    """
-    slots: dict[str, _Slots] = {}
-    taken: set[str] = set()
-    found = []
-    for op in operations:
-        source, dim, index = (op.args.get(k) for k in ("self", "dim", "index"))
-        meta = program.metas.get(source.name) if isinstance(source, Ref) else None
-        if (
-            not isinstance(source, Ref)
-            or op.base not in ("select", "select_scatter")
-            or op.in_place
-            or meta is None
-            or not isinstance(dim, int)
-            or not isinstance(index, int)
-            or not -len(meta.sizes) <= dim < len(meta.sizes)
-        ):
-            found.append(op)
-            continue
-        dim %= len(meta.sizes)
-        size = meta.sizes[dim]
-        have = slots.get(source.name)
-        if not isinstance(size, int) or not -size <= index < size:
-            found.append(op)
-            continue
-        index %= size
-        if have is None or have.dim != dim:
-            have = _Slots(source.name, dim, size, {})
-        if op.base == "select":
-            if index in have.written:
-                taken.add(have.base)
-                op = replace(op, target="aten.alias.default", args={"self": have.written[index]})
-            elif have.written:
-                op = replace(op, args={**op.args, "self": Ref(have.base)})
-        elif isinstance(op.args.get("src"), Ref):
-            have = replace(have, written={**have.written, index: op.args["src"]})
-            slots[op.outputs[0]] = have
-            if len(have.written) == size and have.base in taken:
-                parts = [have.written[i] for i in range(size)]
-                op = replace(op, target="aten.stack.default", args={"tensors": parts, "dim": dim})
-        found.append(op)
-    return found
 
 
 def _by_sizes(program: Program, op: Operation) -> Operation:
