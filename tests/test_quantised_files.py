@@ -15,7 +15,7 @@ from edgeseq.compiler import Settings
 from edgeseq.compiler.build import _build
 from edgeseq.compiler.models import Silent, imported_model
 from edgeseq.compiler.original import NotComparable, OnnxFile
-from edgeseq.errors import UnsupportedError
+from edgeseq.errors import EdgeseqError, UnsupportedError
 from edgeseq.frontend.onnx_dynamic import ROUNDED
 from edgeseq.frontend.onnx_import import import_onnx
 from edgeseq.frontend.onnx_unrounded import unrounded
@@ -119,6 +119,53 @@ def test_the_graph_is_what_the_file_rounds(way: str, name: str, tmp_path: Path) 
 
 def test_a_file_without_rounding_is_run_as_it_is(tmp_path: Path) -> None:
     assert unrounded(saved(shared, tmp_path / "real.onnx")) is None
+
+
+def test_stored_weights_alone_are_real_numbers(tmp_path: Path) -> None:
+    """ONNX Runtime multiplies by stored weights in integers, and rounds what they are read with."""
+
+    def model(n: Net) -> str:
+        x = n.input("x", [1, T, WIDTH])
+        one = n.const(n.rng.integers(-127, 128, (WIDTH, 32)), np.int8)
+        two = n.const(n.rng.integers(-127, 128, (32, 3)), np.int8)
+        scales, zeros = n.const(n.rng.uniform(0.001, 0.011, 32)), n.const(np.zeros(32), np.int8)
+        h = n.op("Tanh", n.op("MatMul", x, n.op("DequantizeLinear", one, scales, zeros, axis=1)))
+        return n.op("MatMul", h, n.op("DequantizeLinear", two, n.const(0.01), n.const(3, np.int8)))
+
+    path, x = saved(model, tmp_path / "m.onnx"), frames(3)
+    graph = import_onnx(path, name="m", options=ImportOptions(time_axis=1)).graph
+    got = np.squeeze(Interpreter(graph)(x)[0])
+    want = np.squeeze(OnnxFile(path, graph, {})([x])[0])
+    assert np.abs(got - want).max() < 1e-5 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("sizes", [(2,), (WIDTH,), (3, 3)])
+def test_a_zero_point_that_does_not_fit_is_an_error(sizes: tuple[int, ...], tmp_path: Path) -> None:
+    def model(n: Net) -> str:
+        q, scale, zero = n.op("DynamicQuantizeLinear", n.input("x", [1, T, WIDTH]), outputs=3)
+        w = n.const(n.rng.integers(-100, 100, (WIDTH, 3)), np.int8)
+        product = n.op("MatMulInteger", q, w, zero, n.const(np.ones(sizes), np.int8))
+        real = n.op("Cast", product, to=onnx.TensorProto.FLOAT)
+        return n.op("Mul", real, n.op("Mul", scale, n.const(0.01)))
+
+    with pytest.raises(UnsupportedError, match="chooses its scale while it runs"):
+        import_onnx(saved(model, tmp_path / "m.onnx"), name="m", options=ImportOptions())
+
+
+@pytest.mark.parametrize("wrong", range(1, 12))
+def test_damage_of_a_quantised_layer_is_an_error(wrong: int, tmp_path: Path) -> None:
+    """An input of another shape than the contributed LSTM takes."""
+    path = dynamic(MODELS["lstm"], tmp_path)
+    model = onnx.load(path)
+    (node,) = [n for n in model.graph.node if n.op_type == "DynamicQuantizeLSTM"]
+    kind = np.int8 if wrong in (1, 2, 9, 11) else np.float32
+    bad = onnx.numpy_helper.from_array(np.ones((5, 2), kind), "bad")
+    model.graph.initializer.append(bad)
+    node.input.extend([""] * (12 - len(node.input)))
+    node.input[wrong] = "bad"
+    onnx.save(model, path)
+    with pytest.raises(EdgeseqError):
+        import_onnx(path, name="m", options=ImportOptions(time_axis=1))
 
 
 @pytest.mark.parametrize("read", ["integers", "scale", "zero", "product"])

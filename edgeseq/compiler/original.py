@@ -68,8 +68,8 @@ class OnnxFile:
         options.graph_optimization_level = level
         try:
             real = unrounded(path)
-        except ValueError as error:
-            raise NotComparable(str(error)) from error
+        except Exception as error:  # a file may hold anything that the Graph does not need
+            raise NotComparable(f"its rounding cannot be left out: {_line(error)}") from error
         self.rounds = real is not None
         try:
             self._session = onnxruntime.InferenceSession(

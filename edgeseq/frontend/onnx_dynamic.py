@@ -61,7 +61,10 @@ def without_dynamic_scales(program: Program) -> tuple[Program, bool]:
     if not chosen and not any(op.target == DYNAMIC_LSTM for p in programs for op in p.operations):
         return program, False
     constants: dict[str, Any] = {}
-    made = _rewritten(program, stored, known, constants)
+    try:
+        made = _rewritten(program, stored, known, constants)
+    except ValueError:  # scales or zero points that do not fit: the node is refused as it is
+        return program, False
     return replace(made, constants={**made.constants, **constants}), True
 
 
@@ -72,19 +75,30 @@ def product_weight(weight: Array, zero: Array | None, *, rows: bool = False) -> 
         weight: [K, N] or batched of a matrix, [out, in, ...] of a convolution.
         zero: its zero point: one, or one for each column (rows of a convolution).
         rows: whether it is that of a convolution.
+
+    Raises:
+        ValueError: the zero point does not fit the weight.
     """
     real = weight.astype(np.float32)
     if zero is None:
         return real
-    spread = zero.astype(np.float32)
-    if rows and spread.size > 1:
-        spread = spread.reshape(-1, *[1] * (weight.ndim - 1))
-    return real - spread
+    axis = 0 if rows else weight.ndim - 1
+    if weight.ndim < 1 or zero.size not in (1, weight.shape[axis]):
+        raise ValueError("a zero point that does not fit its weight")
+    spread = [-1 if i == axis and zero.size > 1 else 1 for i in range(weight.ndim)]
+    return real - zero.astype(np.float32).reshape(spread)
 
 
 def lstm_weight(weight: Array, scale: Array, zero: Array) -> Array:
     """Weights [directions, inputs, 4 H] of a `DynamicQuantizeLSTM` as ONNX's [directions, 4 H,
-    inputs]; scale and zero point are [directions] or [directions, 4 H]."""
+    inputs]; scale and zero point are [directions] or [directions, 4 H].
+
+    Raises:
+        ValueError: they do not fit the weights.
+    """
+    ways, _, gates = weight.shape
+    if any(a.size not in (ways, ways * gates) for a in (scale, zero)):
+        raise ValueError("a scale or zero point that does not fit its weight")
     wide = [np.reshape(a, (weight.shape[0], 1, -1)).astype(np.float32) for a in (scale, zero)]
     real = (weight.astype(np.float32) - wide[1]) * wide[0]
     return np.ascontiguousarray(np.swapaxes(real, 1, 2))

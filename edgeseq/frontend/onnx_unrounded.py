@@ -24,7 +24,6 @@ __all__ = ["unrounded"]
 Array = npt.NDArray[Any]
 
 _DYNAMIC_LSTM = ("com.microsoft", "DynamicQuantizeLSTM")
-_ROUNDING = {("", "QuantizeLinear"), ("", "DynamicQuantizeLinear"), _DYNAMIC_LSTM}
 _MOVES = (
     "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "MaxPool",
     "Pad", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
@@ -34,8 +33,11 @@ _MOVES = (
 def unrounded(path: Path) -> bytes | None:
     """The file at `path` without the rounding of values that depend on its inputs.
 
+    Stored weights become real numbers as well: ONNX Runtime rounds what a product of integers
+    reads, even where the file does not say so.
+
     Returns:
-        The file's bytes; None where the file rounds nothing.
+        The file's bytes; None where the file stores and rounds nothing.
 
     Raises:
         ValueError: a value is rounded by a scale that is no constant.
@@ -44,11 +46,12 @@ def unrounded(path: Path) -> bytes | None:
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load(str(path))
+        model = onnx.load(str(path), load_external_data=False)
     except DecodeError:
         return None  # ONNX Runtime says what is wrong with it
-    if not any(_key(node) in _ROUNDING for node in _nodes(model.graph)):
+    if not any(_key(node) in _RULES for node in _nodes(model.graph)):
         return None
+    model = onnx.load(str(path))
     _Rewriter(model).graph(model.graph)
     return bytes(model.SerializeToString())
 

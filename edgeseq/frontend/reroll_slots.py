@@ -14,6 +14,9 @@ from edgeseq.frontend.rolled import Write
 
 __all__ = ["Slots"]
 
+_MOST_SLOTS = 64
+"""A tensor of more is what a loop collects, and a file may hold very many writes into it."""
+
 
 @dataclass(frozen=True)
 class _Written:
@@ -49,6 +52,8 @@ class Slots:
         Returns:
             What all its slots hold, where all were written and one of them was read.
         """
+        if write.size > _MOST_SLOTS:
+            return None
         have = self._of(write.base.name, write.dim)
         have = replace(have, sources={**have.sources, write.index: write.source})
         self._written[name] = have
