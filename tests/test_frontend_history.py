@@ -241,3 +241,19 @@ def test_the_last_states_of_all_layers_are_an_output() -> None:
     for have, want in zip(got, m(longer), strict=True):
         want = want.detach().numpy()
         assert np.abs(have.reshape(want.shape) - want).max() < 1e-5
+
+
+@pytest.mark.parametrize("exporter", ["newer", "older"])
+def test_a_sequence_of_one_number_a_frame_from_onnx(exporter: str, tmp_path: Path) -> None:
+    def body(m: Any, x: Any) -> Any:
+        one, two, found = torch.zeros(x.shape[0], 1), torch.full((x.shape[0], 1), 0.25), []
+        for t in range(x.shape[1]):
+            one, two = torch.tanh(x[:, t] + m.a[0] * one - m.a[1] * two), one
+            found.append(one)
+        return torch.stack(found, 1)
+
+    m, x = Model(body).eval(), torch.randn(1, T, 1)
+    path = tmp_path / "model.onnx"
+    with contextlib.redirect_stdout(io.StringIO()):
+        torch.onnx.export(m, (x,), path, dynamo=exporter == "newer", verbose=False)
+    compared(from_onnx(path, time_axis=1), x, m(x).detach().numpy())

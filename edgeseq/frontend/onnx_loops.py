@@ -322,7 +322,12 @@ def run_body(
             raise LayoutError("starts from a state that depends on the input")
         for state, start in zip(body.states, starts, strict=True):
             state.init = np.asarray(start, np.float32)
-        inputs = [c.real(x).name for x, _ in sources]
+        inputs = []
+        for element, (x, _) in zip(body.inputs, sources, strict=True):
+            value, shape = c.real(x).name, body.types[element].shape
+            if c.graph.types[value].shape != shape:  # frames of one number
+                value = c.graph.add_node("reshape", [value], name=f"{name}.element", shape=shape)
+            inputs.append(value)
         extra = [s.output for s in body.states if s.output not in body.outputs]
         count = len(outs)
         body.outputs = (
