@@ -257,3 +257,17 @@ def test_a_sequence_of_one_number_a_frame_from_onnx(exporter: str, tmp_path: Pat
     with contextlib.redirect_stdout(io.StringIO()):
         torch.onnx.export(m, (x,), path, dynamo=exporter == "newer", verbose=False)
     compared(from_onnx(path, time_axis=1), x, m(x).detach().numpy())
+
+
+def test_a_long_history_of_one_number() -> None:
+    """Which axis of a state is the batch shows turn by turn along the values passed on."""
+
+    def body(m: Any, x: Any) -> Any:
+        past, found = [torch.zeros(x.shape[0], 1)] * 9, []
+        for t in range(x.shape[1]):
+            past = [*past[1:], torch.tanh(x[:, t] + m.b[0] * past[0] - m.b[1] * past[-1])]
+            found.append(past[-1])
+        return torch.stack(found, 1)
+
+    m, longer = Model(body).eval(), torch.randn(1, 40, 1)
+    compared(from_torch(m, longer[:, :24]), longer, m(longer).detach().numpy())

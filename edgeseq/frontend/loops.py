@@ -15,6 +15,7 @@ from edgeseq.frontend.interpret import Lost, Lowering, Outside
 from edgeseq.frontend.past import refuse_scores
 from edgeseq.frontend.program import Operation, refs_of
 from edgeseq.frontend.reroll import Collected, Loop
+from edgeseq.frontend.rolled import MOST_BACK
 from edgeseq.ir import Graph, Type
 
 __all__ = ["run_loop"]
@@ -135,10 +136,11 @@ class _Recurrence:
     def _settled(self) -> tuple[Lowering, list[Value], list[Value]]:
         """The body with states whose axes are those that a turn gives them.
 
-        Sizes do not say which axis of a state is the batch: it is tried, and a turn shows it.
+        Sizes do not say which axis of a state is the batch: it is tried, and a turn shows it. Where
+        a state is passed on to another, that one shows it a turn later.
         """
         axes = [self._guess(k) for k in range(len(self.initial))]
-        for _ in range(4):
+        for _ in range(4 + min(len(self.initial), MOST_BACK)):
             inner, states, found = self._body(axes)
             became = [isinstance(v, Complex) for v in states]
             if became != self.pairs:

@@ -16,7 +16,7 @@ from edgeseq.frontend.build import views
 from edgeseq.frontend.onnx_loops import body_input, nested, run_body
 from edgeseq.frontend.past import refuse_scores
 from edgeseq.frontend.program import refs_of
-from edgeseq.frontend.rolled import Collected, Loop
+from edgeseq.frontend.rolled import MOST_BACK, Collected, Loop
 from edgeseq.ir import Graph, Type
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _recurrence(low: Lowering, loop: Loop, sources: list[tuple[Value, int]]) -> 
     for x, _ in sources:
         refuse_scores(x)
     starts = [_start(low, loop, k) for k in range(len(loop.initial))]
-    for _ in range(3):
+    for _ in range(3 + min(len(starts), MOST_BACK)):
         inner, made, outs = _turn(low, loop, sources, starts)
         odd = [k for k, (s, v) in enumerate(zip(starts, made, strict=True)) if _sizes(s) != v.sizes]
         if not odd:

@@ -16,6 +16,7 @@ from typing import Any
 from edgeseq.frontend.program import Operation, Program, Ref, refs_of
 from edgeseq.frontend.rolled import (
     LOOP,
+    MOST_BACK,
     Dialect,
     Element,
     Failed,
@@ -30,8 +31,8 @@ from edgeseq.frontend.rolled import (
 __all__ = ["Passing", "passed_on"]
 
 _PASS = "edgeseq.pass.default"
-_MOST_BACK = 64
-"""Turns that a value is passed on over; each is a state of its own."""
+_MOST_PASSED = 100_000
+"""Passing operations of one program, which a hostile file could make very many."""
 
 _Path = tuple[Any, ...]
 """Where in its arguments an operation reads a value."""
@@ -130,7 +131,7 @@ class _History:
             made = self.turns.turn.get(ref.name, -1)
             back = self.model - made
             least = 1 if ref.name in self.turns.elements else 2
-            if made >= 0 and least <= back <= _MOST_BACK:
+            if made >= 0 and least <= back <= MOST_BACK:
                 yield path, (self.sources[ref.name], back)
 
     def places(self) -> dict[int, _Places] | None:
@@ -197,7 +198,8 @@ class _Writer:
         """The program with what is read at `places` passed on.
 
         Raises:
-            Failed: two places take a value to begin differently, or it is not there in time.
+            Failed: two places take a value to begin differently, it is not there in time, or there
+            are too many.
         """
         written = []
         for op in self.program.operations:
@@ -226,7 +228,9 @@ class _Writer:
         key, same = (source, k, turn), frozen(value, self.numbers)
         if key not in self.made:
             mark = self.marks.get(turn)
-            if mark not in self.defined or not {r.name for r in refs_of(value)} <= self.defined:
+            if len(self.made) >= _MOST_PASSED or mark not in self.defined:
+                raise Failed
+            if not {r.name for r in refs_of(value)} <= self.defined:
                 raise Failed
             name = f"pass.{len(self.made)}"
             args = {"value": value, "at": Ref(mark), "key": f"{source}/{k}"}

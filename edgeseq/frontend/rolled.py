@@ -13,9 +13,12 @@ import numpy as np
 from edgeseq.frontend.program import Operation, Program, Ref, refs_of
 
 __all__ = [
-    "LOOP", "Collected", "Dialect", "Element", "Failed", "Loop", "Turns", "Write", "form_of",
-    "frozen", "mapped", "names_of", "numbered", "places_of",
+    "LOOP", "MOST_BACK", "Collected", "Dialect", "Element", "Failed", "Loop", "Turns", "Write",
+    "form_of", "frozen", "mapped", "names_of", "numbered", "places_of",
 ]  # fmt: skip
+
+MOST_BACK = 64
+"""Turns that a value is passed on over; each is a state of its own."""
 
 LOOP = "edgeseq.loop.default"
 """Target of the operation that stands for a loop; its argument `loop` is a `Loop`."""
