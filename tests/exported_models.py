@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,7 @@ from edgeseq.ir import Interpreter
 from edgeseq.ir.io import prepare
 from edgeseq.passes import to_step
 
-__all__ = ["MODELS", "Fn", "Written", "compared"]
+__all__ = ["MODELS", "Fn", "Written", "compared", "exported"]
 
 
 def compared(graph: Any, x: Any, want: np.ndarray) -> None:
@@ -25,6 +28,14 @@ def compared(graph: Any, x: Any, want: np.ndarray) -> None:
     got = Interpreter(step).sequence(prepare(step, step.inputs[0], frames))[0][0]
     assert step.states and step.meta["delay"] == 0
     assert np.abs(got.reshape(want.shape[1:]) - want[0]).max() < 1e-5
+
+
+def exported(module: nn.Module, x: Any, folder: Path, exporter: str) -> Path:
+    """A module as an ONNX file in `folder`, by PyTorch's 'newer' or 'older' exporter."""
+    path = folder / "model.onnx"
+    with contextlib.redirect_stdout(io.StringIO()):
+        torch.onnx.export(module, (x,), path, dynamo=exporter == "newer", verbose=False)
+    return path
 
 
 class Fn(nn.Module):

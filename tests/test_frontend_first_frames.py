@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from exported_models import Fn, compared  # noqa: E402
+from exported_models import Fn, compared, exported  # noqa: E402
 from torch import nn  # noqa: E402
 
 from edgeseq.errors import UnsupportedError  # noqa: E402
@@ -124,9 +122,7 @@ def test_beside_torch(name: str) -> None:
 @pytest.mark.parametrize("name", LOOPS)
 def test_from_onnx(name: str, exporter: str, tmp_path: Path) -> None:
     m, x = Fn(LOOPS[name], **layers()).eval(), torch.randn(1, T, WIDTH)
-    path = tmp_path / "model.onnx"
-    with contextlib.redirect_stdout(io.StringIO()):
-        torch.onnx.export(m, (x,), path, dynamo=exporter == "newer", verbose=False)
+    path = exported(m, x, tmp_path, exporter)
     compared(from_onnx(path, time_axis=1), x, m(x).detach().numpy())
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from exported_models import Fn, compared  # noqa: E402
+from exported_models import Fn, compared, exported  # noqa: E402
 from torch import nn  # noqa: E402
 
 from edgeseq.errors import UnsupportedError  # noqa: E402
@@ -112,9 +110,7 @@ def test_beside_torch(name: str) -> None:
 @pytest.mark.parametrize("name", LOOPS)
 def test_from_onnx(name: str, exporter: str, tmp_path: Path) -> None:
     m, x = Model(LOOPS[name]).eval(), torch.randn(1, T, WIDTH)
-    path = tmp_path / "model.onnx"
-    with contextlib.redirect_stdout(io.StringIO()):
-        torch.onnx.export(m, (x,), path, dynamo=exporter == "newer", verbose=False)
+    path = exported(m, x, tmp_path, exporter)
     compared(from_onnx(path, time_axis=1), x, m(x).detach().numpy())
 
 
@@ -219,9 +215,7 @@ def test_states_of_all_layers_in_one_tensor_from_onnx(
     exporter: str, layers: int, tmp_path: Path
 ) -> None:
     m, x = stacked(layers), torch.randn(1, T, WIDTH)
-    path = tmp_path / "model.onnx"
-    with contextlib.redirect_stdout(io.StringIO()):
-        torch.onnx.export(m, (x,), path, dynamo=exporter == "newer", verbose=False)
+    path = exported(m, x, tmp_path, exporter)
     compared(from_onnx(path, time_axis=1), x, m(x).detach().numpy())
 
 
@@ -253,9 +247,7 @@ def test_a_sequence_of_one_number_a_frame_from_onnx(exporter: str, tmp_path: Pat
         return torch.stack(found, 1)
 
     m, x = Model(body).eval(), torch.randn(1, T, 1)
-    path = tmp_path / "model.onnx"
-    with contextlib.redirect_stdout(io.StringIO()):
-        torch.onnx.export(m, (x,), path, dynamo=exporter == "newer", verbose=False)
+    path = exported(m, x, tmp_path, exporter)
     compared(from_onnx(path, time_axis=1), x, m(x).detach().numpy())
 
 

@@ -38,7 +38,7 @@ class OnnxFile:
         graph: as `edgeseq.frontend` read it; ``meta["onnx"]`` says how the file's inputs lie.
         values: inputs that were fixed, by name.
         rounding: keep the rounding of a quantised file, which the Graph does not imitate; else
-            the real model that it rounds is run. ``rounds`` says whether the file has any.
+            the real model that it rounds is run, and ``rounds`` says whether it is another.
 
     Raises:
         NotComparable: ONNX Runtime is missing or refuses the file, or it is not known how the
@@ -67,13 +67,13 @@ class OnnxFile:
         level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.graph_optimization_level = level
         try:
-            real = unrounded(path)
+            real = None if rounding else unrounded(path)
         except Exception as error:  # a file may hold anything that the Graph does not need
             raise NotComparable(f"its rounding cannot be left out: {_line(error)}") from error
         self.rounds = real is not None
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path) if real is None or rounding else real,
+                str(path) if real is None else real,
                 options,
                 providers=["CPUExecutionProvider"],
             )

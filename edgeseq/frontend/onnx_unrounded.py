@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseq.frontend.onnx_dynamic import lstm_weight, product_weight
+from edgeseq.frontend.onnx_fold import fold_onnx
+from edgeseq.frontend.program import Operation, Ref
 
 if TYPE_CHECKING:
     import onnx
@@ -51,8 +53,8 @@ def unrounded(path: Path) -> bytes | None:
         return None  # ONNX Runtime says what is wrong with it
     if not any(_key(node) in _RULES for node in _nodes(model.graph)):
         return None
-    model = onnx.load(str(path))
-    _Rewriter(model).graph(model.graph)
+    onnx.load_external_data_for_model(model, str(path.parent))
+    _Rewriter().graph(model.graph)
     return bytes(model.SerializeToString())
 
 
@@ -78,9 +80,8 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 class _Rewriter:
     """Rewrites the graphs of one model in place."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self) -> None:
         self.constants: dict[str, Array] = {}
-        self.types: dict[str, int] = {}
         # Values that the file stores as integers, kept real.
         self.real: set[str] = set()
         self.count = 0
@@ -136,17 +137,16 @@ class _Rewriter:
 
         if node.input[0] in self.real:
             return [self._node("Identity", [node.input[0]], node)]
-        said = {a.name: a.i for a in node.attribute}
-        arrays = [self.constants.get(name) for name in node.input if name]
-        if any(a is None for a in arrays) or said.get("block_size"):
+        arrays = [self.constants.get(name) if name else None for name in node.input]
+        if any(name and a is None for name, a in zip(node.input, arrays, strict=True)):
             return [node]
         # ONNX Runtime rounds what a product of stored weights reads: they are to be real as well.
-        weight, scale, zero = (*arrays, np.zeros(()))[:3]
-        assert weight is not None and scale is not None and zero is not None
-        spread = [-1 if i == said.get("axis", 1) % weight.ndim else 1 for i in range(weight.ndim)]
-        scales, zeros = (a if a.size == 1 else a.reshape(spread) for a in (scale, zero))
-        real = (weight.astype(np.float64) - zeros) * scales.astype(np.float64)
-        tensor = onnx.numpy_helper.from_array(real.reshape(weight.shape).astype(scale.dtype))
+        said = {"axis": 1, "block_size": 0, "output_dtype": 0}
+        said |= {a.name: a.i for a in node.attribute}
+        inputs = [Ref(name) if name else None for name in node.input]
+        op = Operation("onnx.DequantizeLinear", {"inputs": inputs, **said}, tuple(node.output))
+        (real,) = fold_onnx(op, [*arrays, None][:3])
+        tensor = onnx.numpy_helper.from_array(np.asarray(real))
         return [onnx.helper.make_node("Constant", [], [node.output[0]], value=tensor)]
 
     # -- scales that the file chooses while it runs ----------------------------------------

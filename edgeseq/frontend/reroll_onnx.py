@@ -12,7 +12,7 @@ from edgeseq.frontend._onnx_calls import Budget
 from edgeseq.frontend.onnx_fold import FoldError, can_fold, fold_onnx
 from edgeseq.frontend.program import Operation, Program, Ref, refs_of
 from edgeseq.frontend.reroll import LOOP, Loop, chained
-from edgeseq.frontend.reroll_slots import Slots
+from edgeseq.frontend.reroll_slots import by_slots
 from edgeseq.frontend.rolled import Element, Write, names_of
 
 __all__ = ["OnnxDialect", "unrolled"]
@@ -27,7 +27,7 @@ class OnnxDialect:
     """A `Dialect`: a program as `read_onnx` makes it."""
 
     def __init__(self) -> None:
-        self.constants: Mapping[str, Any] = {}
+        self.constants: dict[str, Any] = {}
         self.sizes: dict[str, tuple[int, ...]] = {}
         self.budget = Budget()
 
@@ -40,7 +40,10 @@ class OnnxDialect:
         )
         self._compute(program)
         _join(program)
-        self._by_slots(program)
+        elements = self.elements(program)
+        gathers = {o for op in program.operations if op.target == "onnx.Gather" for o in op.outputs}
+        takes = {n: e for n, e in elements.items() if n in gathers}
+        program.operations = by_slots(program.operations, takes, self)
         read = {r.name for out in program.outputs for r in refs_of(out)}
         kept: list[Operation] = []
         for op in reversed(program.operations):
@@ -127,31 +130,23 @@ class OnnxDialect:
                 shape = np.shape(index)
                 self.sizes[op.outputs[0]] = (*sizes[:axis], *shape, *sizes[axis + 1 :])
 
-    def _by_slots(self, program: Program) -> None:
-        """What is read from a slot of a tensor, taken from what was written into it."""
-        taken, slots = self.elements(program), Slots()
-        for i, op in enumerate(program.operations):
-            e = taken.get(op.outputs[0]) if op.target == "onnx.Gather" else None
-            w = self.write(op)
-            if e is not None:
-                have = slots.read(e.source, e.dim, e.index)
-                inputs, target = [have, *op.args["inputs"][1:]], op.target
-                if isinstance(have, str):
-                    inputs[0] = Ref(have)
-                elif e.keep:
-                    target, inputs = "onnx.Identity", [have]
-                else:  # what is written has the axis, with size 1
-                    axes = f"{op.outputs[0]}.axes"
-                    program.constants[axes] = np.array([e.dim], np.int64)
-                    target, inputs = "onnx.Squeeze", [have, Ref(axes)]
-                args = op.args if target == op.target else {}
-                op = replace(op, target=target, args={**args, "inputs": inputs})
-            elif w is not None:
-                parts = slots.write(op.outputs[0], w)
-                if parts is not None:
-                    args = {"inputs": parts, "axis": w.dim}
-                    op = replace(op, target="onnx.Concat", args=args)
-            program.operations[i] = op
+    # -- slots -----------------------------------------------------------------------------
+
+    def taken_from(self, op: Operation, name: str) -> Operation:
+        """See `by_slots`."""
+        return replace(op, args={**op.args, "inputs": [Ref(name), *op.args["inputs"][1:]]})
+
+    def taken_back(self, op: Operation, written: Ref, element: Element) -> Operation:
+        """See `by_slots`: what is written has the axis, with size 1."""
+        if element.keep:
+            return replace(op, target="onnx.Identity", args={"inputs": [written]})
+        axes = f"{op.outputs[0]}.axes"
+        self.constants[axes] = np.array([element.dim], np.int64)
+        return replace(op, target="onnx.Squeeze", args={"inputs": [written, Ref(axes)]})
+
+    def joined(self, op: Operation, parts: list[Ref], dim: int) -> Operation:
+        """See `by_slots`."""
+        return replace(op, target="onnx.Concat", args={"inputs": parts, "axis": dim})
 
     # -- elements --------------------------------------------------------------------------
 

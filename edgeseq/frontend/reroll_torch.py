@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from edgeseq.frontend.program import Operation, Program, Ref, refs_of
-from edgeseq.frontend.reroll_slots import Slots
+from edgeseq.frontend.reroll_slots import by_slots
 from edgeseq.frontend.rolled import Element, Write, names_of
 
 __all__ = ["TorchDialect"]
@@ -39,7 +39,10 @@ class TorchDialect:
                 if have is not None and want is not None and have.sizes == want.sizes:
                     op = replace(op, target="aten.alias.default", args={"self": src})
             operations.append(op)
-        operations = self._by_slots(operations, program)
+        elements = self.elements(replace(program, operations=operations))
+        selects = {o for op in operations if op.base == "select" for o in op.outputs}
+        takes = {n: e for n, e in elements.items() if n in selects}
+        operations = by_slots(operations, takes, self)
         results = (*program.outputs, *program.written.values())
         read = {r.name for out in results for r in refs_of(out)}
         kept: list[Operation] = []
@@ -49,27 +52,17 @@ class TorchDialect:
                 kept.append(op)
         return replace(program, operations=kept[::-1])
 
-    def _by_slots(self, operations: list[Operation], program: Program) -> list[Operation]:
-        """What is read from a slot of a tensor, taken from what was written into it."""
-        self.program = program
-        taken = self.elements(replace(program, operations=operations))
-        slots, found = Slots(), []
-        for op in operations:
-            e = taken.get(op.outputs[0]) if op.base == "select" else None
-            w = None if op.in_place else self.write(op)
-            if e is not None:
-                have = slots.read(e.source, e.dim, e.index)
-                if isinstance(have, Ref):
-                    op = replace(op, target="aten.alias.default", args={"self": have})
-                else:
-                    op = replace(op, args={**op.args, "self": Ref(have)})
-            elif w is not None:
-                parts = slots.write(op.outputs[0], w)
-                if parts is not None:
-                    args = {"tensors": parts, "dim": w.dim}
-                    op = replace(op, target="aten.stack.default", args=args)
-            found.append(op)
-        return found
+    def taken_from(self, op: Operation, name: str) -> Operation:
+        """See `by_slots`."""
+        return replace(op, args={**op.args, "self": Ref(name)})
+
+    def taken_back(self, op: Operation, written: Ref, element: Element) -> Operation:
+        """See `by_slots`."""
+        return replace(op, target="aten.alias.default", args={"self": written})
+
+    def joined(self, op: Operation, parts: list[Ref], dim: int) -> Operation:
+        """See `by_slots`."""
+        return replace(op, target="aten.stack.default", args={"tensors": parts, "dim": dim})
 
     def elements(self, program: Program) -> dict[str, Element]:
         """See `Dialect`."""
